@@ -1,0 +1,185 @@
+// Package message is what a message is, in no protocol's terms: where it was
+// published to, its properties, its headers and its body. It owns the encoding
+// that queues hold, journals keep and servers translate.
+//
+// # Block
+//
+// A block is one message as bytes. It is written once, when the message is
+// published, and is never changed:
+//
+//	checksum    4  CRC-32C of all that follows, big endian
+//	flags       1  bit 0: persistent
+//	exchange    1  length, then that many bytes
+//	key         1  length, then that many bytes
+//	properties  uvarint length, then that many bytes
+//	body           the rest
+//
+// # Properties
+//
+// A list of fields, each at most once, in ascending order of id:
+//
+//	id          1
+//	value       uvarint length, then that many bytes
+//
+// Texts are their bytes; priority is one byte; timestamp is eight bytes, seconds
+// since 1970, big endian; headers are a header list.
+//
+// # Header list
+//
+// Repeated: length of the name (1), name, kind (1), value. The kinds, and the
+// width and byte order of their values, are those of the field tables of AMQP
+// 0-9-1 as RabbitMQ writes them, so that they cross without being rewritten; a
+// list nests as kind 'F' (4 bytes length) and an array as 'A'.
+package message
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+)
+
+// Limits that the encoding itself sets.
+const (
+	MaxName = 255 // bytes of an exchange's name or a routing key
+)
+
+// FieldID names a property.
+type FieldID uint8
+
+// The properties a message may have.
+const (
+	ContentType FieldID = 1 + iota
+	ContentEncoding
+	Headers
+	Priority
+	CorrelationID
+	ReplyTo
+	Expiration
+	MessageID
+	Timestamp
+	Type
+	UserID
+	AppID
+)
+
+const flagPersistent = 1
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ErrDamaged says that a block does not have the checksum it was written with,
+// or is not a block.
+var ErrDamaged = errors.New("message block is damaged")
+
+// View is a block taken apart. Its fields point into the block.
+type View struct {
+	Persistent bool
+	Exchange   []byte
+	Key        []byte
+	Properties []byte // a property list
+	Body       []byte
+}
+
+// Overhead is the most that a block is larger than its texts and body, bytes.
+const Overhead = 4 + 1 + 1 + 1 + binary.MaxVarintLen32
+
+// AppendBlockHead begins a block: all but the body, which the caller appends,
+// and then calls Seal. exchange and key must not be longer than MaxName.
+func AppendBlockHead(dst []byte, persistent bool, exchange, key, properties []byte) []byte {
+	flags := byte(0)
+	if persistent {
+		flags = flagPersistent
+	}
+	dst = append(dst, 0, 0, 0, 0, flags, byte(len(exchange)))
+	dst = append(dst, exchange...)
+	dst = append(dst, byte(len(key)))
+	dst = append(dst, key...)
+	dst = binary.AppendUvarint(dst, uint64(len(properties)))
+	return append(dst, properties...)
+}
+
+// Seal writes the checksum of a complete block.
+func Seal(block []byte) {
+	binary.BigEndian.PutUint32(block, crc32.Checksum(block[4:], castagnoli))
+}
+
+// Check tells whether a block is what was sealed.
+func Check(block []byte) error {
+	if len(block) < 8 || binary.BigEndian.Uint32(block) != crc32.Checksum(block[4:], castagnoli) {
+		return ErrDamaged
+	}
+	return nil
+}
+
+// Parse takes a sealed block apart. It does not verify the checksum.
+func Parse(block []byte) (View, error) {
+	var v View
+	if len(block) < 8 {
+		return v, ErrDamaged
+	}
+	v.Persistent = block[4]&flagPersistent != 0
+	p := 5
+	n := int(block[p])
+	p++
+	if len(block) < p+n+1 {
+		return v, ErrDamaged
+	}
+	v.Exchange = block[p : p+n]
+	p += n
+	n = int(block[p])
+	p++
+	if len(block) < p+n+1 {
+		return v, ErrDamaged
+	}
+	v.Key = block[p : p+n]
+	p += n
+	u, w := binary.Uvarint(block[p:])
+	if w <= 0 || u > uint64(len(block)-p-w) {
+		return v, ErrDamaged
+	}
+	p += w
+	v.Properties = block[p : p+int(u)]
+	v.Body = block[p+int(u):]
+	return v, nil
+}
+
+// AppendField appends one property. Callers append in ascending order of id.
+func AppendField(dst []byte, id FieldID, value []byte) []byte {
+	dst = append(dst, byte(id))
+	dst = binary.AppendUvarint(dst, uint64(len(value)))
+	return append(dst, value...)
+}
+
+// AppendFieldString is AppendField for a text.
+func AppendFieldString(dst []byte, id FieldID, value string) []byte {
+	dst = append(dst, byte(id))
+	dst = binary.AppendUvarint(dst, uint64(len(value)))
+	return append(dst, value...)
+}
+
+// NextField takes the first property off a list. ok is false at its end, and
+// when the list is damaged.
+func NextField(list []byte) (id FieldID, value, rest []byte, ok bool) {
+	if len(list) < 2 {
+		return 0, nil, nil, false
+	}
+	u, w := binary.Uvarint(list[1:])
+	if w <= 0 || u > uint64(len(list)-1-w) {
+		return 0, nil, nil, false
+	}
+	at := 1 + w
+	return FieldID(list[0]), list[at : at+int(u)], list[at+int(u):], true
+}
+
+// Field returns one property of a list, nil if it is not there.
+func Field(list []byte, id FieldID) []byte {
+	for {
+		f, v, rest, ok := NextField(list)
+		switch {
+		case !ok || f > id:
+			return nil
+		case f == id:
+			return v
+		}
+		list = rest
+	}
+}
