@@ -5,7 +5,7 @@ import (
 	"unicode/utf8"
 )
 
-// Reply codes (AMQP 0-9-1 §1.2), named as RabbitMQ names them.
+// Reply codes (constants of amqp0-9-1.xml), named as RabbitMQ names them.
 const (
 	ReplySuccess       uint16 = 200
 	ContentTooLarge    uint16 = 311
@@ -75,7 +75,7 @@ func ReplyName(code uint16) string {
 }
 
 // IsHard tells whether a reply code closes the connection; the others close only
-// the channel (AMQP 0-9-1 §1.2, "hard error").
+// the channel (amqp0-9-1.xml, class "hard-error").
 func IsHard(code uint16) bool {
 	switch code {
 	case ConnectionForced, InvalidPath, FrameError, SyntaxError, CommandInvalid,

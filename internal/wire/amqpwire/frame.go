@@ -23,7 +23,8 @@ type Frame struct {
 // forget the overhead; a server that wants the same passes FrameOverhead more.)
 //
 // A frame of an unknown type, of a size over the limit, or without its end octet
-// is a FRAME_ERROR. Nothing behind it can be trusted.
+// is a FRAME_ERROR, and so is a heartbeat with a payload. Nothing behind it can
+// be trusted. On which channel a frame may come is for the caller to check.
 func ParseFrame(b []byte, frameMax uint32) (f Frame, n int, err error) {
 	if len(b) == 0 {
 		return Frame{}, 0, nil
@@ -39,6 +40,9 @@ func ParseFrame(b []byte, frameMax uint32) (f Frame, n int, err error) {
 	size := binary.BigEndian.Uint32(b[3:])
 	if most := payloadMax(frameMax); size > most {
 		return Frame{}, 0, fault(FrameError, "frame of type %d has a payload of %d bytes, at most %d are allowed", b[0], size, most)
+	}
+	if b[0] == FrameHeartbeat && size != 0 {
+		return Frame{}, 0, fault(FrameError, "heartbeat has a payload of %d bytes", size)
 	}
 	if uint64(len(b)) < uint64(size)+FrameOverhead {
 		return Frame{}, 0, nil

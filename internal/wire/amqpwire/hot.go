@@ -13,7 +13,7 @@ type Publish struct {
 	Mandatory, Immediate bool
 }
 
-// ParsePublish decodes a BasicPublish (AMQP 0-9-1 §1.8.3.6).
+// ParsePublish decodes a BasicPublish (amqp0-9-1.xml, basic.publish).
 func ParsePublish(payload []byte) (Publish, error) {
 	if !isBasic(payload, MethodBasicPublish) {
 		return Publish{}, faultOther(payload, MethodBasicPublish)
@@ -40,7 +40,7 @@ type Ack struct {
 	Multiple    bool
 }
 
-// ParseAck decodes a BasicAck (AMQP 0-9-1 §1.8.3.13).
+// ParseAck decodes a BasicAck (amqp0-9-1.xml, basic.ack).
 func ParseAck(payload []byte) (Ack, error) {
 	tag, bits, err := parseSettle(payload, MethodBasicAck)
 	return Ack{DeliveryTag: tag, Multiple: bits&1 != 0}, err
@@ -64,7 +64,7 @@ type Reject struct {
 	Requeue     bool
 }
 
-// ParseReject decodes a BasicReject (AMQP 0-9-1 §1.8.3.14).
+// ParseReject decodes a BasicReject (amqp0-9-1.xml, basic.reject).
 func ParseReject(payload []byte) (Reject, error) {
 	tag, bits, err := parseSettle(payload, MethodBasicReject)
 	return Reject{DeliveryTag: tag, Requeue: bits&1 != 0}, err

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Flags of the properties of class basic (AMQP 0-9-1 §1.8.2), in the order of
+// Flags of the properties of class basic (amqp0-9-1.xml), in the order of
 // their values. Bit 0 says that another word of flags follows, bit 1 is unused.
 const (
 	flagContentType uint16 = 1 << (15 - iota)
@@ -34,7 +34,7 @@ const (
 	Persistent uint8 = 2
 )
 
-// Properties are those of class basic (AMQP 0-9-1 §1.8.2). A zero value is a
+// Properties are those of class basic (amqp0-9-1.xml). A zero value is a
 // property that is absent; Headers are absent where they are nil. Expiration is a
 // text of milliseconds, Timestamp has whole seconds.
 type Properties struct {
