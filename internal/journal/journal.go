@@ -99,6 +99,11 @@ type SegmentInfo struct {
 type Status struct {
 	// Waiting is why an append has to wait (no space), nil if it does not.
 	Waiting error
+
+	// Low is why space is about to run out, nil if it is not. Appends do not
+	// wait yet, but the writer should send only what leads to space being
+	// freed.
+	Low error
 }
 
 // A Journal is an open log. All methods may be called concurrently, except
