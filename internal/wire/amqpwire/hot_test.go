@@ -122,6 +122,9 @@ func hotPath(t testing.TB) map[string]func() {
 	raw := mustRaw(t, p)
 	list, _, err := PropertiesToMessage(nil, raw)
 	fatal(err)
+	few := mustRaw(t, Properties{ContentType: "text/plain", DeliveryMode: Persistent})
+	fewList, _, err := PropertiesToMessage(nil, few)
+	fatal(err)
 	publish := payloadOf(t, &BasicPublish{Exchange: "exchange", RoutingKey: "key"})
 	ack := payloadOf(t, &BasicAck{DeliveryTag: 7})
 	nack := payloadOf(t, &BasicNack{DeliveryTag: 7})
@@ -132,14 +135,16 @@ func hotPath(t testing.TB) map[string]func() {
 	large := make([]byte, 1<<20)
 	buf := make([]byte, 0, 2<<20)
 	return map[string]func(){
-		"ParseFrame":          func() { _, _, err := ParseFrame(frame, DefaultFrameMax); fatal(err) },
-		"MethodID":            func() { MethodID(publish) },
-		"ParsePublish":        func() { _, err := ParsePublish(publish); fatal(err) },
-		"ParseAck":            func() { _, err := ParseAck(ack); fatal(err) },
-		"ParseNack":           func() { _, err := ParseNack(nack); fatal(err) },
-		"ParseReject":         func() { _, err := ParseReject(reject); fatal(err) },
-		"ParseContentHeader":  func() { _, err := ParseContentHeader(header[7 : len(header)-1]); fatal(err) },
-		"PropertiesToMessage": func() { _, _, err := PropertiesToMessage(buf, raw); fatal(err) },
+		"ParseFrame":             func() { _, _, err := ParseFrame(frame, DefaultFrameMax); fatal(err) },
+		"MethodID":               func() { MethodID(publish) },
+		"ParsePublish":           func() { _, err := ParsePublish(publish); fatal(err) },
+		"ParseAck":               func() { _, err := ParseAck(ack); fatal(err) },
+		"ParseNack":              func() { _, err := ParseNack(nack); fatal(err) },
+		"ParseReject":            func() { _, err := ParseReject(reject); fatal(err) },
+		"ParseContentHeader":     func() { _, err := ParseContentHeader(header[7 : len(header)-1]); fatal(err) },
+		"PropertiesToMessage":    func() { _, _, err := PropertiesToMessage(buf, raw); fatal(err) },
+		"PropertiesToMessageFew": func() { _, _, err := PropertiesToMessage(buf, few); fatal(err) },
+		"AppendMessageHeaderFew": func() { _, err := AppendMessageHeader(buf, 1, 100, fewList, true); fatal(err) },
 		"PropertiesFromMessage": func() {
 			_, err := PropertiesFromMessage(buf, list, true)
 			fatal(err)

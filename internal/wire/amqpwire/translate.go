@@ -2,7 +2,7 @@ package amqpwire
 
 import (
 	"encoding/binary"
-	"fmt"
+	"math/bits"
 
 	"github.com/ferrymq/ferry/internal/message"
 )
@@ -79,7 +79,7 @@ func PropertiesFromMessage(dst, list []byte, persistent bool) ([]byte, error) {
 		if id > message.AppID {
 			continue
 		}
-		flag := flagOf(id)
+		flag := fieldFlags[id]
 		flags |= flag
 		switch flag {
 		case flagHeaders:
@@ -115,7 +115,8 @@ func faultField(id message.FieldID, n int) error {
 	return fault(InternalError, "property %d of a list has %d bytes", id, n)
 }
 
-// Both orders are the same, but for delivery-mode, which a list does not have.
+// Both orders are the same, but for delivery-mode and cluster-id, which a list
+// does not have.
 var fieldFlags = [...]uint16{
 	message.ContentType:     flagContentType,
 	message.ContentEncoding: flagContentEncoding,
@@ -131,34 +132,13 @@ var fieldFlags = [...]uint16{
 	message.AppID:           flagAppID,
 }
 
-func flagOf(id message.FieldID) uint16 { return fieldFlags[id] }
-
+// fieldOf is the other way. flag is one that fieldFlags has.
 func fieldOf(flag uint16) message.FieldID {
-	switch flag {
-	case flagContentType:
-		return message.ContentType
-	case flagContentEncoding:
-		return message.ContentEncoding
-	case flagPriority:
-		return message.Priority
-	case flagCorrelationID:
-		return message.CorrelationID
-	case flagReplyTo:
-		return message.ReplyTo
-	case flagExpiration:
-		return message.Expiration
-	case flagMessageID:
-		return message.MessageID
-	case flagTimestamp:
-		return message.Timestamp
-	case flagType:
-		return message.Type
-	case flagUserID:
-		return message.UserID
-	case flagAppID:
-		return message.AppID
+	id := message.FieldID(bits.LeadingZeros16(flag))
+	if flag > flagDeliveryMode {
+		return id + 1
 	}
-	panic(fmt.Sprintf("amqpwire: no field for flag 0x%04X", flag))
+	return id
 }
 
 // headerCheck verifies a table without decoding it.

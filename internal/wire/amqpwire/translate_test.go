@@ -208,3 +208,11 @@ func TestHeadersAreReadableAsAMessage(t *testing.T) {
 		t.Errorf("%v %v", table, err)
 	}
 }
+
+func TestFieldOfIsTheInverseOfFieldFlags(t *testing.T) {
+	for id, flag := range fieldFlags {
+		if id > 0 && fieldOf(flag) != message.FieldID(id) {
+			t.Errorf("flag 0x%04X of field %d becomes field %d", flag, id, fieldOf(flag))
+		}
+	}
+}
