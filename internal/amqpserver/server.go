@@ -1,0 +1,118 @@
+package amqpserver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/ferrymq/ferry/internal/auth"
+	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/wire/amqpwire"
+)
+
+// Defaults of Config, as in RabbitMQ.
+const (
+	DefaultFrameMax   = amqpwire.DefaultFrameMax // bytes
+	DefaultChannelMax = 2047
+	DefaultHeartbeat  = 60 * time.Second
+	LoginTimeout      = 10 * time.Second // from the first byte to connection.open
+)
+
+// Config is what a server is made of.
+type Config struct {
+	Broker *broker.Broker
+	Auth   *auth.Users
+	Logger *slog.Logger // nil: nothing is logged
+
+	Version     string // of Ferry, told to peers
+	ClusterName string // told to peers
+
+	FrameMax   uint32        // bytes, overhead included; 0: DefaultFrameMax
+	ChannelMax uint16        // channels of a connection; 0: DefaultChannelMax
+	Heartbeat  time.Duration // proposed to peers, whole seconds; 0: DefaultHeartbeat; negative: none
+}
+
+// Server speaks AMQP 0-9-1 for a broker.
+type Server struct {
+	cfg Config
+
+	mu       sync.Mutex // guards what follows
+	conns    map[*conn]struct{}
+	stopping bool
+	serving  sync.WaitGroup // Add only while not stopping
+}
+
+// New returns a server that waits for Handle to be called.
+func New(cfg Config) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.FrameMax == 0 {
+		cfg.FrameMax = DefaultFrameMax
+	}
+	if cfg.ChannelMax == 0 {
+		cfg.ChannelMax = DefaultChannelMax
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = DefaultHeartbeat
+	}
+	cfg.Heartbeat = max(cfg.Heartbeat, 0)
+	return &Server{cfg: cfg, conns: map[*conn]struct{}{}}
+}
+
+// Handle serves a connection and returns when it has ended. It closes nc.
+func (s *Server) Handle(nc net.Conn) {
+	c := s.newConn(nc)
+	if c == nil {
+		nc.Close()
+		return
+	}
+	defer s.remove(c)
+	c.log.Debug("connection accepted")
+	ctx, cancel := context.WithTimeout(context.Background(), LoginTimeout)
+	defer cancel()
+	c.serve(ctx)
+	c.log.Debug("connection ended")
+}
+
+// Shutdown closes all connections with a reason, CONNECTION_FORCED, and returns
+// when they have ended; when ctx ends first the rest is cut, and the error says
+// so. Connections that come meanwhile are closed.
+func (s *Server) Shutdown(ctx context.Context, reason string) error {
+	s.mu.Lock()
+	s.stopping = true
+	for c := range s.conns {
+		c.force(faultf(amqpwire.ConnectionForced, "%s", reason))
+	}
+	s.mu.Unlock()
+	cut := 0
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.conns {
+			cut++
+			c.cut(context.Cause(ctx))
+		}
+	})
+	s.serving.Wait()
+	if stop() {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cut == 0 {
+		return nil
+	}
+	return fmt.Errorf("close AMQP connections: %d did not end in time: %w", cut, context.Cause(ctx))
+}
+
+func (s *Server) remove(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.serving.Done()
+}
+

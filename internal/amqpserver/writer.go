@@ -1,0 +1,198 @@
+package amqpserver
+
+import (
+	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/message"
+	"github.com/ferrymq/ferry/internal/wire/amqpwire"
+)
+
+const (
+	// flushSize is how much the writer gathers before it writes, bytes.
+	flushSize = 48 << 10
+
+	// referMin is the size from which on a body is not copied into the output
+	// buffer but written from where the broker keeps it, bytes.
+	referMin = 16 << 10
+
+	// keepEvents is how many events' room an idle connection keeps.
+	keepEvents = 16
+)
+
+// writer is the sending half of a connection: it belongs to one goroutine, and
+// when that has ended to the reader, which writes the last frame.
+type writer struct {
+	*conn
+	out   output
+	props propertiesOut
+	stop  chan struct{} // closed: write what is there, and end
+	done  chan struct{} // closed: it has ended
+}
+
+// run writes the session's events until it is stopped, or cannot write any more:
+// then it interrupts the reader, which ends the connection.
+func (w *writer) run() {
+	defer close(w.done)
+	var events []broker.Event
+	for {
+		events = w.session.Take(events)
+		if len(events) == 0 {
+			if cap(events) > keepEvents {
+				events = nil
+			}
+			w.out.idle()
+			w.props.idle()
+			select {
+			case <-w.session.Wake():
+				continue
+			case <-w.stop:
+			}
+			// What was queued before the stop is still written.
+			if events = w.session.Take(events); len(events) == 0 {
+				return
+			}
+		}
+		if !w.write(events) {
+			return
+		}
+	}
+}
+
+// write writes events, and tells whether there is more to write ever.
+func (w *writer) write(events []broker.Event) bool {
+	from := 0
+	for i := range events {
+		if err := w.encode(&events[i]); err != nil {
+			w.force(err)
+			return false
+		}
+		if w.out.size() >= flushSize || i == len(events)-1 {
+			if err := w.out.flush(); err != nil {
+				w.cut(err)
+				return false
+			}
+			w.session.Flushed(events[from : i+1])
+			from = i + 1
+		}
+	}
+	return true
+}
+
+// encode appends what an event says. The error is what the connection is closed
+// with.
+func (w *writer) encode(e *broker.Event) *fault {
+	switch e.Kind {
+	case broker.EventDelivery:
+		return w.delivery(e)
+	case broker.EventGot:
+		return w.got(e)
+	case broker.EventReturn:
+		return w.returned(e)
+	case broker.EventConfirm:
+		if e.Nack {
+			w.out.buf = amqpwire.AppendNack(w.out.buf, e.Channel.ID(), e.Tag, e.Multiple, false)
+		} else {
+			w.out.buf = amqpwire.AppendAck(w.out.buf, e.Channel.ID(), e.Tag, e.Multiple)
+		}
+	case broker.EventCancelled:
+		return w.method(e.Consumer.Channel().ID(), &amqpwire.BasicCancel{ConsumerTag: e.Consumer.Tag(), NoWait: true})
+	case broker.EventReply:
+		w.out.buf = append(w.out.buf, e.Data...)
+	case broker.EventBlocked:
+		return w.method(0, &amqpwire.ConnectionBlocked{Reason: shortText(string(e.Data))})
+	case broker.EventUnblocked:
+		return w.method(0, &amqpwire.ConnectionUnblocked{})
+	case broker.EventClosed:
+		f, _ := asFault(e.Err, 0, 0)
+		return f
+	}
+	return nil
+}
+
+func (w *writer) delivery(e *broker.Event) *fault {
+	v, err := message.Parse(e.Data)
+	if err != nil {
+		return unwritable(err)
+	}
+	id := e.Consumer.Channel().ID()
+	w.out.buf, err = amqpwire.AppendDeliver(w.out.buf, id, e.Consumer.Tag(), e.Tag, e.Redelivered, v.Exchange, v.Key)
+	if err != nil {
+		return unwritable(err)
+	}
+	return w.content(id, &v)
+}
+
+func (w *writer) got(e *broker.Event) *fault {
+	v, err := message.Parse(e.Data)
+	if err != nil {
+		return unwritable(err)
+	}
+	f := w.method(e.Channel.ID(), &amqpwire.BasicGetOk{
+		DeliveryTag:  e.Tag,
+		Redelivered:  e.Redelivered,
+		Exchange:     string(v.Exchange),
+		RoutingKey:   string(v.Key),
+		MessageCount: e.Count,
+	})
+	if f != nil {
+		return f
+	}
+	return w.content(e.Channel.ID(), &v)
+}
+
+func (w *writer) returned(e *broker.Event) *fault {
+	v, err := message.Parse(e.Data)
+	if err != nil {
+		return unwritable(err)
+	}
+	f := w.method(e.Channel.ID(), &amqpwire.BasicReturn{
+		ReplyCode:  amqpwire.NoRoute,
+		ReplyText:  amqpwire.ReplyName(amqpwire.NoRoute),
+		Exchange:   string(v.Exchange),
+		RoutingKey: string(v.Key),
+	})
+	if f != nil {
+		return f
+	}
+	return w.content(e.Channel.ID(), &v)
+}
+
+// content appends the content header and the body frames of a message (AMQP
+// 0-9-1 §4.2.6). A header larger than the peer's frame_max is sent all the same,
+// as RabbitMQ sends it: it cannot be split, and most peers take it.
+func (w *writer) content(id uint16, v *message.View) *fault {
+	raw, err := w.props.translate(v.Properties, v.Persistent)
+	if err != nil {
+		return unwritable(err)
+	}
+	w.out.buf = amqpwire.AppendContentHeader(w.out.buf, id, uint64(len(v.Body)), raw)
+	if len(v.Body) < referMin {
+		w.out.buf = amqpwire.AppendBody(w.out.buf, id, v.Body, w.peer.frameMax)
+		return nil
+	}
+	most := int(w.peer.frameMax) - amqpwire.FrameOverhead
+	for body := v.Body; len(body) > 0; {
+		part := body[:min(len(body), most)]
+		body = body[len(part):]
+		w.out.buf = amqpwire.AppendFrameHeader(w.out.buf, amqpwire.FrameBody, id, uint32(len(part)))
+		w.out.refer(part)
+		w.out.buf = append(w.out.buf, amqpwire.FrameEnd)
+	}
+	return nil
+}
+
+func (w *writer) method(id uint16, m amqpwire.Method) *fault {
+	var err error
+	if w.out.buf, err = amqpwire.AppendMethod(w.out.buf, id, m); err != nil {
+		return unwritable(err)
+	}
+	return nil
+}
+
+// unwritable is the fault of a message or a reply that cannot be encoded: ours,
+// not the peer's.
+func unwritable(err error) *fault {
+	return faultf(amqpwire.InternalError, "%v", err)
+}
+
+// shortText is a text of ours as a short string, cut where it does not fit.
+func shortText(s string) string { return amqpwire.ReplyText(0, s) }
