@@ -1,0 +1,3 @@
+module github.com/ferrymq/ferry/bench
+
+go 1.26
