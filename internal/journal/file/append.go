@@ -24,9 +24,7 @@ func (j *Journal) Append(b journal.Batch, done func(error)) {
 	r := w.spareRequest()
 	r.segment, r.position, r.done = b.Segment, b.Position, done
 	r.err = w.admit(&b)
-	if r.err != nil {
-		r.err = fmt.Errorf("append to journal %s: %w", j.dir, r.err)
-	} else {
+	if r.err == nil {
 		r.record.encode(recordHeader{
 			position:   b.Position,
 			epoch:      b.Epoch,
@@ -43,10 +41,18 @@ func (j *Journal) Append(b journal.Batch, done func(error)) {
 func (w *writer) admit(b *journal.Batch) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.failed != nil {
+		return w.failed // the same one for all
+	}
+	if err := w.admitLocked(b); err != nil {
+		return fmt.Errorf("append to journal %s: %w", w.j.dir, err)
+	}
+	return nil
+}
+
+func (w *writer) admitLocked(b *journal.Batch) error {
 	size := int64(len(b.Head)) + int64(b.BodySize())
 	switch {
-	case w.failed != nil:
-		return w.failed
 	case w.closed:
 		return journal.ErrClosed
 	case b.Position != w.admitted+1:

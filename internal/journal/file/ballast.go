@@ -10,8 +10,9 @@ const (
 	ballastName = "ballast"
 	// ballastSize is what the journal keeps back of the medium, in bytes.
 	ballastSize = 1 << 20
-	// ballastRoom is how much must be free for the ballast to be made again.
-	ballastRoom = 8 * ballastSize
+	// ballastRoom is how many times as much must be free for the ballast to be
+	// made again.
+	ballastRoom = 8
 	// ballastPause is how often that is looked at.
 	ballastPause = time.Second
 
@@ -32,6 +33,7 @@ func isNoSpace(err error) bool {
 // belongs to the writer.
 type ballast struct {
 	j      *Journal
+	size   int64
 	there  bool
 	looked time.Time
 }
@@ -61,8 +63,9 @@ func (b *ballast) make() error {
 		return err
 	}
 	size, err := f.Size()
-	for at := size; at < ballastSize && err == nil; at += int64(len(zeros)) {
-		_, err = f.WriteAt(zeros[:], at)
+	for n := int64(0); size < b.size && err == nil; size += n {
+		n = min(b.size-size, int64(len(zeros)))
+		_, err = f.WriteAt(zeros[:n], size)
 	}
 	return errors.Join(err, f.Close())
 }
@@ -75,7 +78,7 @@ func (b *ballast) release() bool {
 	b.there = false
 	b.looked = time.Now()
 	err := b.j.fs.Remove(b.j.path(ballastName))
-	b.j.log.Warn("journal: the medium is full, the reserve is in use", "dir", b.j.dir, "bytes", ballastSize)
+	b.j.log.Warn("journal: the medium is full, the reserve is in use", "dir", b.j.dir, "bytes", b.size)
 	b.tell(errors.New("the medium is full, the journal lives on its reserve"))
 	return err == nil
 }
@@ -86,7 +89,7 @@ func (b *ballast) refill() {
 		return
 	}
 	b.looked = time.Now()
-	if free, _, err := b.j.fs.Free(b.j.dir); err == nil && free >= ballastRoom {
+	if free, _, err := b.j.fs.Free(b.j.dir); err == nil && free >= ballastRoom*b.size {
 		b.fill()
 	}
 }

@@ -5,8 +5,8 @@ import (
 )
 
 const (
-	// largePiece is the size from which a piece is written by itself: copying
-	// it would cost more than the call.
+	// A piece larger than largePiece is written by itself: copying it would
+	// cost more than the call.
 	largePiece = 64 << 10
 	// maxGather is how much is copied together, in bytes.
 	maxGather = 1 << 20
@@ -37,7 +37,7 @@ func (g *gatherer) start(w io.WriterAt, at int64) {
 func (g *gatherer) end() int64 { return g.at + int64(len(g.buf)) }
 
 func (g *gatherer) add(p []byte) {
-	if len(p) < largePiece {
+	if len(p) <= largePiece {
 		g.buf = append(g.buf, p...)
 		if len(g.buf) >= maxGather {
 			g.write()

@@ -36,6 +36,8 @@ type Options struct {
 	// Logger gets warnings: a tail that was cut, a medium that is full.
 	// nil means slog.Default.
 	Logger *slog.Logger
+
+	ballast int64 // of tests, 0 for ballastSize
 }
 
 // A Journal implements journal.Journal on a file system.

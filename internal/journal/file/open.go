@@ -25,16 +25,19 @@ func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 // that the format is of another version, and those of the file system.
 func Open(fsys vfs.FS, dir string, opts Options) (*Journal, error) {
 	j := &Journal{fs: fsys, dir: dir, noSync: opts.NoSync, log: opts.Logger}
+	if opts.ballast == 0 {
+		opts.ballast = ballastSize
+	}
 	if j.log == nil {
 		j.log = slog.Default()
 	}
-	if err := j.open(); err != nil {
+	if err := j.open(opts.ballast); err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", dir, err)
 	}
 	return j, nil
 }
 
-func (j *Journal) open() (err error) {
+func (j *Journal) open(ballast int64) (err error) {
 	if err := j.makeDir(); err != nil {
 		return err
 	}
@@ -80,7 +83,7 @@ func (j *Journal) open() (err error) {
 			"dir", j.dir, "bytes", rec.cut, "last_position", rec.head)
 	}
 	j.tail.Move(rec.head)
-	j.writer, err = startWriter(j, &rec)
+	j.writer, err = startWriter(j, &rec, ballast)
 	return err
 }
 

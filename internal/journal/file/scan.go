@@ -250,46 +250,56 @@ func lastNonZero(w *window, at int64) (int64, error) {
 	return last, nil
 }
 
-// synced looks behind a damage for a record that says that position was
-// durable: then what is missing was not lost in a crash. Such a record may
-// begin at any multiple of 8.
+// findSynced looks behind a damage for a record that says that position was
+// durable: then what is missing was not lost in a crash.
 func findSynced(w *window, at int64, h *fileHeader, position uint64) (bool, error) {
+	found, err := findRecord(w, at, h, func(c *recordHeader) bool { return c.synced >= position })
+	return found >= 0, err
+}
+
+// findRecord returns the offset of the next whole record of the same segment,
+// behind offset at, that is wanted; -1 if there is none. It may begin at any
+// multiple of 8.
+func findRecord(w *window, at int64, h *fileHeader, wanted func(*recordHeader) bool) (int64, error) {
 	for at = align8(at + 1); at+recordHeaderSize <= w.size; {
 		n := int(min(w.size-at, windowMax))
 		p, err := w.bytes(at, n)
 		if err != nil {
-			return false, mediumError(err, at)
+			return -1, mediumError(err, at)
 		}
-		// p is valid until the window is used again, which readRecord does: a
-		// candidate is looked at, then the search goes on behind it.
-		found := int64(-1)
-		for i := 0; i+recordHeaderSize <= len(p); i += 8 {
-			if binary.LittleEndian.Uint32(p[i:]) != recordMagic {
-				continue
-			}
-			c, _ := parseRecordHeader(p[i:])
-			if c.segment == h.segment && c.journal == uint32(h.journal) && c.synced >= position {
-				found = at + int64(i)
+		i := findCandidate(p, h, wanted)
+		if i < 0 {
+			if at+int64(n) == w.size {
 				break
 			}
-		}
-		if found < 0 {
-			if at+int64(n) == w.size {
-				return false, nil
-			}
 			at += int64(n) - recordHeaderSize
-			at &^= 7
 			continue
 		}
-		_, err = readRecord(w, found)
-		var d *damage
-		switch {
-		case err == nil:
-			return true, nil
-		case !errors.As(err, &d):
-			return false, err
+		at += int64(i)
+		_, err = readRecord(w, at)
+		if err == nil {
+			return at, nil
 		}
-		at = found + 8
+		var d *damage
+		if !errors.As(err, &d) {
+			return -1, err
+		}
+		at += 8
 	}
-	return false, nil
+	return -1, nil
+}
+
+// findCandidate returns where in p a header begins that is wanted, -1 if none
+// does. Its checksum is not looked at.
+func findCandidate(p []byte, h *fileHeader, wanted func(*recordHeader) bool) int {
+	for i := 0; i+recordHeaderSize <= len(p); i += 8 {
+		if binary.LittleEndian.Uint32(p[i:]) != recordMagic {
+			continue
+		}
+		c, _ := parseRecordHeader(p[i:])
+		if c.segment == h.segment && c.journal == uint32(h.journal) && wanted(&c) {
+			return i
+		}
+	}
+	return -1
 }

@@ -45,7 +45,7 @@ type writer struct {
 	entries    []entry
 }
 
-func startWriter(j *Journal, r *recovery) (*writer, error) {
+func startWriter(j *Journal, r *recovery, reserve int64) (*writer, error) {
 	w := &writer{
 		j:               j,
 		room:            make(chan struct{}, inFlight),
@@ -57,7 +57,7 @@ func startWriter(j *Journal, r *recovery) (*writer, error) {
 		epochs:          r.epochs,
 		checkpoint:      r.checkpoint,
 		marked:          r.marked,
-		ballast:         ballast{j: j},
+		ballast:         ballast{j: j, size: reserve},
 	}
 	w.gone.L = &w.mu
 	if n := len(r.segments); n > 0 {
@@ -213,7 +213,16 @@ func (w *writer) write(group []*request, segment uint64) error {
 		}
 	}
 	at := w.end
-	if err := w.withSpace(func() error { return w.writeGroup(group) }); err != nil {
+	ahead := true
+	err := w.withSpace(func() error {
+		err := w.writeGroup(group, ahead)
+		if isNoSpace(err) && ahead {
+			ahead = false
+			err = w.writeGroup(group, ahead)
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	w.entries = w.entries[:0]
@@ -256,10 +265,10 @@ func (w *writer) publish() {
 	w.entries = w.entries[:0]
 }
 
-// writeGroup writes the records of a group behind the last one, and zeros
-// behind a small one. It changes nothing but the file, so that it may be done
+// writeGroup writes the records of a group behind the last one, and, ahead of
+// the next, zeros behind a small one. It changes nothing but the file, so that it may be done
 // again when there was no space.
-func (w *writer) writeGroup(group []*request) error {
+func (w *writer) writeGroup(group []*request, ahead bool) error {
 	synced := w.durable
 	if w.j.noSync {
 		synced = 0
@@ -280,7 +289,7 @@ func (w *writer) writeGroup(group []*request) error {
 		}
 		g.add(zeros[:align8(n)-n])
 	}
-	if g.end() > w.allocated && g.end()-w.end <= smallGroup {
+	if ahead && g.end() > w.allocated && g.end()-w.end <= smallGroup {
 		g.add(zeros[:writeAhead])
 	}
 	if err := g.flush(); err != nil {

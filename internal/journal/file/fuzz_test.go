@@ -1,0 +1,69 @@
+package file
+
+import (
+	"testing"
+
+	"github.com/ferrymq/ferry/internal/vfs"
+)
+
+// FuzzSegment opens a journal of one damaged segment, which must not crash
+// whatever the bytes are, and dumps it.
+func FuzzSegment(f *testing.F) {
+	m := newMem(f)
+	j := mustOpen(f, m)
+	for p := uint64(1); p <= 3; p++ {
+		if err := appendAll(j, makeBatch(p, 1, 'a')); err != nil {
+			f.Fatal(err)
+		}
+	}
+	open := contents(f, m)[segmentName(1)]
+	if err := appendAll(j, makeBatch(4, 2, 'a')); err != nil {
+		f.Fatal(err)
+	}
+	mustClose(f, j)
+	end := j.segments[0].bytes
+	sealed := contents(f, m)[segmentName(1)]
+	f.Add(open[:1024], uint16(70), byte(1))
+	f.Add(open[:300], uint16(0), byte(0))
+	f.Add(sealed[:end], uint16(end-9), byte(1))
+	f.Add([]byte{}, uint16(0), byte(0))
+	f.Fuzz(func(t *testing.T, p []byte, at uint16, flip byte) {
+		if int(at) < len(p) {
+			p[at] ^= flip
+		}
+		files := map[string][]byte{segmentName(1): p}
+		if err := Dump(medium(t, files), testDir, func(Part) error { return nil }); err != nil {
+			t.Errorf("dump: %v", err)
+		}
+		m := medium(t, files)
+		got, _, err := readAll(m)
+		if err != nil {
+			return
+		}
+		// What was found once is found again, and nothing more is cut.
+		again, cut, err := readAll(m)
+		if err == nil {
+			err = compareAll(again, got)
+		}
+		if err != nil || cut != 0 {
+			t.Errorf("opened again: %d bytes cut, %v", cut, err)
+		}
+		sealedOnly(t, p)
+	})
+}
+
+// sealedOnly reads a segment as if it were not the newest.
+func sealedOnly(t *testing.T, p []byte) {
+	m := medium(t, map[string][]byte{segmentName(1): p})
+	f, err := m.OpenRead(testDir + "/" + segmentName(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := readSealed(f, foundSegment{1, int64(len(p))})
+	if err == nil && (s.last < s.first || s.sealAt <= 0) {
+		t.Errorf("a sealed segment without batches: %+v", s)
+	}
+	if _, err := readIndex(f.(vfs.File), 1); (err == nil) != (s != nil) {
+		t.Errorf("the index: %v", err)
+	}
+}
