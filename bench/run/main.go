@@ -28,6 +28,9 @@ var errMissed = errors.New("some targets are missed")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A reader of our output that went away must not keep us from cleaning up:
+	// with this a write to it fails, and that is all.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	err := run(ctx)
 	stop()
 	switch {
