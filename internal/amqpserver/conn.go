@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/netserve"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -15,145 +16,163 @@ import (
 // take what is written to it before.
 const closeTimeout = 5 * time.Second
 
+// inputSlack is how much more than the largest frame may be buffered, bytes: a
+// publish and its small body around a content header.
+const inputSlack = 2 * directMin
+
+// errDraining is what peers are told when the listeners stop; the words are
+// RabbitMQ's.
+var errDraining = faultf(amqpwire.ConnectionForced, "broker forced connection closure with reason 'shutdown'")
+
 // conn is a connection of a peer, from its first byte to its last. Its methods
 // are called by its reader but where they say otherwise.
 type conn struct {
 	srv     *Server
-	nc      *source
+	nc      *netserve.Conn
 	log     *slog.Logger
-	in      input
 	peer    peer
-	session *broker.Session // nil until connection.open
-
-	forced atomic.Pointer[fault]          // why the connection must end, first word wins
-	opened atomic.Pointer[broker.Session] // session, for other goroutines
+	session *broker.Session                // nil until connection.open
+	opened  atomic.Pointer[broker.Session] // session, for other goroutines
 }
 
 // serve serves the connection until it has ended.
-func (c *conn) serve(ctx context.Context) {
-	defer c.nc.Close()
-	defer c.in.release()
-	if err := c.handshake(ctx); err != nil {
+func (c *conn) serve() {
+	ctx, cancel := context.WithDeadline(c.nc.Context(), c.nc.LoginDeadline())
+	err := c.handshake(ctx)
+	cancel()
+	if err != nil {
 		c.refuse(err)
 		return
 	}
+	c.serveOpen()
+}
+
+// serveOpen is serve from connection.open on.
+func (c *conn) serveOpen() {
 	c.opened.Store(c.session)
-	_ = c.nc.SetDeadline(time.Time{}) // of the login; run looks at forced before it waits
+	defer context.AfterFunc(c.nc.Context(), c.session.Interrupt)()
+	c.nc.In.SetMax(int(c.peer.frameMax) + inputSlack)
 	w := &writer{
 		conn: c,
-		out:  output{src: c.nc},
+		out:  &c.nc.Out,
 		stop: make(chan struct{}),
 		done: make(chan struct{}),
 	}
-	go w.run()
 	heart := c.startHeart()
+	go w.run()
 	r := &reader{conn: c, limit: c.peer.frameMax}
 	err := r.run()
 	heart.stop()
-	if f := c.forced.Load(); f != nil {
-		err = f
-	}
-	c.end(r, w, err)
+	c.end(w, err, r.within)
 }
 
 // refuse ends a connection whose session was never opened.
 func (c *conn) refuse(err error) {
 	f := (*fault)(nil)
 	switch {
-	case c.forced.Load() != nil:
-		return
 	case errors.Is(err, errQuiet):
 		c.log.Warn("connection refused", "error", err)
-	case errors.As(err, &f):
+	case errors.As(err, &f) && f.code != amqpwire.ConnectionForced:
 		c.log.Warn("connection refused", "code", f.code, "error", quoted(f.Error()))
-		c.tell(f)
+		c.tell(f, false)
 	default:
-		c.log.Debug("connection lost before it was open", "error", err)
+		c.log.Debug("connection ended before it was open", "error", err)
 	}
 }
 
 // end ends an open connection. What it had at the broker is gone before the peer
 // is told, so that a client that sees close-ok finds its exclusive queues deleted
 // and its messages requeued.
-func (c *conn) end(r *reader, w *writer, err error) {
+func (c *conn) end(w *writer, err error, within bool) {
+	if errors.Is(err, netserve.ErrDraining) {
+		err = errDraining
+	}
 	f := (*fault)(nil)
 	if !errors.Is(err, errClosed) && !errors.As(err, &f) {
-		c.log.Debug("connection lost", "error", err)
+		level := slog.LevelDebug
+		if errors.Is(err, netserve.ErrIdle) {
+			level = slog.LevelWarn // its heartbeats have stopped
+		}
+		c.log.Log(context.Background(), level, "connection lost", "error", err)
 		c.session.Close()
 		c.nc.Close() // the writer may be in a write
 		close(w.stop)
 		<-w.done
 		return
 	}
-	_ = c.nc.SetWriteDeadline(time.Now().Add(closeTimeout))
-	for _, ch := range r.channels {
-		if ch.broker != nil {
-			ch.end()
-		}
-	}
+	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout))
 	close(w.stop)
 	<-w.done
 	c.session.Close()
 	if f == nil {
-		_ = c.writeMethod(0, &amqpwire.ConnectionCloseOk{})
+		if c.writeMethod(0, &amqpwire.ConnectionCloseOk{}) == nil {
+			c.nc.Linger(closeTimeout)
+		}
 		return
 	}
 	c.log.Warn("connection closed by an error", "code", f.code, "error", quoted(f.Error()))
-	c.in.lost = c.in.lost || f.lost
-	c.tell(f)
+	c.tell(f, within)
 }
 
-// tell sends connection.close and waits for the peer to go, or to answer.
-func (c *conn) tell(f *fault) {
-	_ = c.nc.SetDeadline(time.Now().Add(closeTimeout))
+// tell sends connection.close and waits for the peer to answer, or to go. within
+// is whether the input stands within a frame.
+func (c *conn) tell(f *fault, within bool) {
+	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout))
+	c.nc.In.Resume()
+	c.nc.In.SetDeadline(time.Now().Add(closeTimeout))
 	err := c.writeMethod(0, &amqpwire.ConnectionClose{
 		ReplyCode: f.code,
 		ReplyText: amqpwire.ReplyText(f.code, f.text),
 		ClassID:   f.class,
 		MethodID:  f.method,
 	})
-	for err == nil && !c.in.lost {
-		var g amqpwire.Frame
-		if g, err = c.in.frame(max(c.peer.frameMax, amqpwire.PreAuthFrameMax)); err != nil {
-			break
-		}
-		switch class, method, _ := amqpwire.MethodID(g.Payload); {
-		case g.Type != amqpwire.FrameMethod || g.Channel != 0 || class != amqpwire.ClassConnection:
-		case method == amqpwire.MethodConnectionCloseOk:
-			return
-		case method == amqpwire.MethodConnectionClose:
-			// Both closed at once: each answers the other (AMQP 0-9-1 §1.4.2.9).
-			err = c.writeMethod(0, &amqpwire.ConnectionCloseOk{})
-		}
+	if err != nil {
+		return
 	}
-	// What comes is no frame any more: read on, because closing a socket with
-	// unread input would take our close away from the peer.
-	for err == nil || errors.As(err, new(*fault)) {
-		c.in.skip(len(c.in.bytes()))
-		err = c.in.fill(1)
+	if !within && !f.lost {
+		err = c.awaitCloseOk()
+	}
+	if err == nil || errors.As(err, new(*fault)) {
+		c.nc.Linger(closeTimeout)
+	}
+}
+
+// awaitCloseOk drops everything up to connection.close-ok (AMQP 0-9-1
+// §1.4.2.9).
+func (c *conn) awaitCloseOk() error {
+	for {
+		f, err := readFrame(&c.nc.In, max(c.peer.frameMax, amqpwire.PreAuthFrameMax))
+		if err != nil {
+			return err
+		}
+		if f.Type != amqpwire.FrameMethod || f.Channel != 0 {
+			continue
+		}
+		switch class, method, _ := amqpwire.MethodID(f.Payload); {
+		case class != amqpwire.ClassConnection:
+		case method == amqpwire.MethodConnectionCloseOk:
+			return nil
+		case method == amqpwire.MethodConnectionClose: // both closed at once
+			if err := c.writeMethod(0, &amqpwire.ConnectionCloseOk{}); err != nil {
+				return err
+			}
+		}
 	}
 }
 
 // force ends the connection: the peer is told why, if its session is open. Any
 // goroutine may call it; the first call counts.
 func (c *conn) force(f *fault) {
-	if c.forced.CompareAndSwap(nil, f) {
-		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	c.nc.Interrupt(f)
+	if s := c.opened.Load(); s != nil {
+		s.Interrupt()
 	}
-	c.interrupt()
 }
 
 // cut ends the connection without a word. Any goroutine may call it.
 func (c *conn) cut(err error) {
 	c.log.Debug("connection cut", "error", err)
 	c.nc.Close()
-	c.interrupt()
-}
-
-func (c *conn) interrupt() {
-	if s := c.opened.Load(); s != nil {
-		s.Interrupt()
-	}
 }
 
 // reply queues a method for the writer.
@@ -175,4 +194,7 @@ func (c *conn) writeMethod(channel uint16, m amqpwire.Method) error {
 	return c.write(data)
 }
 
-func (c *conn) write(p []byte) error { return c.nc.write(p) }
+func (c *conn) write(p []byte) error {
+	c.nc.Out.SetBuf(append(c.nc.Out.Buf(), p...))
+	return c.nc.Out.Flush()
+}

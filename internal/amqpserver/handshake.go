@@ -81,17 +81,21 @@ func (c *conn) handshake(ctx context.Context) error {
 func (c *conn) protocolHeader() error {
 	want := amqpwire.ProtocolHeader[:]
 	for {
-		b := c.in.bytes()
+		b := c.nc.In.Buffered()
 		n := min(len(b), len(want))
 		if !bytes.Equal(b[:n], want[:n]) {
-			_ = c.write(want)
-			return fmt.Errorf("%w: protocol header %s", errQuiet, quoted(string(b[:min(len(b), len(want))])))
+			c.log.Warn("another protocol, or another version", "header", quoted(string(b[:n])))
+			if err := c.write(want); err != nil {
+				return err
+			}
+			c.nc.Linger(closeTimeout)
+			return errQuiet
 		}
 		if n == len(want) {
-			c.in.skip(n)
+			c.nc.In.Discard(n)
 			return nil
 		}
-		if err := c.in.fill(len(want)); err != nil {
+		if err := c.nc.In.Fill(); err != nil {
 			return err
 		}
 	}
@@ -205,6 +209,7 @@ func (c *conn) open() error {
 		}
 		return fmt.Errorf("%w: %w", errQuiet, err)
 	}
+	c.nc.Authenticated()
 	c.log = c.log.With("user", quoted(c.peer.user), "vhost", quoted(vhost))
 	c.reply(0, &amqpwire.ConnectionOpenOk{})
 	return nil
@@ -215,7 +220,7 @@ func (c *conn) open() error {
 func (c *conn) expect(state string, method uint16) (amqpwire.Method, error) {
 	quiet := state != "opening"
 	for {
-		f, err := c.in.frame(amqpwire.PreAuthFrameMax)
+		f, err := readFrame(&c.nc.In, amqpwire.PreAuthFrameMax)
 		if err == nil && f.Type == amqpwire.FrameHeartbeat && f.Channel == 0 && len(f.Payload) == 0 {
 			continue
 		}

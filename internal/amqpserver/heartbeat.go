@@ -1,7 +1,6 @@
 package amqpserver
 
 import (
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -14,26 +13,35 @@ const deadAfter = 2
 
 var heartbeatFrame = amqpwire.AppendHeartbeat(nil)
 
-var errDead = errors.New("the peer's heartbeats have stopped")
-
-// heart sends heartbeats and listens for the peer's, with a timer and no
-// goroutine. nil is a connection without heartbeats.
+// heart sends heartbeats, with a timer and no goroutine: where nothing was
+// written for half an interval, as RabbitMQ does. The peer's are netserve's to
+// miss. nil is a connection without heartbeats.
 type heart struct {
-	c        *conn
-	interval time.Duration
-	timer    *time.Timer
-	stopped  atomic.Bool
-	beatAt   int64 // when something was written last, as of the last beat
+	c       *conn
+	half    time.Duration
+	timer   *time.Timer
+	stopped atomic.Bool
+	beatAt  time.Time // when something was written last, as of the last beat
 }
 
+// startHeart sets what the negotiated heartbeat demands of both sides.
 func (c *conn) startHeart() *heart {
-	if c.peer.heartbeat == 0 {
+	interval := c.peer.heartbeat
+	if interval == 0 {
 		return nil
 	}
-	h := &heart{c: c, interval: c.peer.heartbeat}
+	dead := deadAfter * interval
+	in := &c.nc.In
+	in.SetIdleTimeout(dead)
+	c.nc.Out.SetAlive(func() bool {
+		// Whom we do not read at the moment, for back-pressure, is not silent.
+		since := in.WaitingSince()
+		return since.IsZero() || time.Since(since) < dead
+	})
+	h := &heart{c: c, half: interval / 2}
 	// Set anew because the timer must be in its place when it fires.
 	h.timer = time.AfterFunc(time.Hour, h.tick)
-	h.timer.Reset(h.interval / 2)
+	h.timer.Reset(h.half)
 	return h
 }
 
@@ -44,29 +52,19 @@ func (h *heart) stop() {
 	}
 }
 
-// tick sends a heartbeat where nothing was written for half an interval, and cuts
-// a peer of which nothing came for too long. Only the time that the reader waits
-// for input counts: a peer that is held back by back-pressure is not silent.
 func (h *heart) tick() {
 	if h.stopped.Load() {
 		return
 	}
-	now, half := clock(), int64(h.interval/2)
-	if since := h.c.nc.waiting.Load(); since != 0 && now-since > deadAfter*int64(h.interval) {
-		h.c.log.Warn("heartbeats missed", "interval", h.interval)
-		h.c.cut(errDead)
-		return
-	}
-	next := half
-	wrote := h.c.nc.wrote.Load()
-	switch idle := now - wrote; {
-	case idle < half:
-		next = half - idle
-	case wrote != h.beatAt: // else the last one has not been written yet
+	next, wrote := h.half, h.c.nc.Out.LastWrite()
+	switch idle := time.Since(wrote); {
+	case idle < h.half:
+		next -= idle
+	case !wrote.Equal(h.beatAt): // else the last one has not been written yet
 		h.beatAt = wrote
 		h.c.session.Reply(heartbeatFrame)
 	}
-	h.timer.Reset(time.Duration(next))
+	h.timer.Reset(next)
 	if h.stopped.Load() {
 		h.timer.Stop()
 	}

@@ -61,7 +61,7 @@ func (r *reader) publish(f amqpwire.Frame, b []byte, size int) (used, need int, 
 	}
 	p := &r.pub
 	p.Exchange, p.Key, p.Mandatory, p.Body = m.Exchange, m.RoutingKey, m.Mandatory, body
-	if err := r.publishable(m.Immediate, head.Properties); err == nil {
+	if err = r.publishable(m.Immediate, head.Properties); err == nil {
 		err = ch.broker.Publish(p)
 	}
 	if err != nil {
@@ -208,21 +208,20 @@ func (r *reader) bodyDirect(channel uint16, n int) (done bool, err error) {
 		return false, err
 	}
 	r.session.Flush()
-	r.in.lost = true
-	r.in.skip(frameHeaderSize)
-	if err := r.in.readFull(c.in.Room(n)); err != nil {
+	r.within = true
+	in := &r.nc.In
+	in.Discard(frameHeaderSize)
+	if _, err := in.ReadFull(c.in.Room(n)); err != nil {
 		return false, err
 	}
-	if len(r.in.bytes()) == 0 {
-		if err := r.in.fill(1); err != nil {
-			return false, err
-		}
+	if err := in.Need(1); err != nil {
+		return false, err
 	}
-	if end := r.in.bytes()[0]; end != amqpwire.FrameEnd {
+	if end := in.Buffered()[0]; end != amqpwire.FrameEnd {
 		return false, badEnd(amqpwire.FrameBody, nil, end)
 	}
-	r.in.skip(1)
-	r.in.lost = false
+	in.Discard(1)
+	r.within = false
 	if err := ch.finish(); err != nil {
 		return true, r.fail(ch, err, amqpwire.ClassBasic, amqpwire.MethodBasicPublish)
 	}

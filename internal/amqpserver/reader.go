@@ -13,6 +13,7 @@ import (
 type reader struct {
 	*conn
 	limit    uint32 // frame_max
+	within   bool   // the input stands within a frame
 	channels map[uint16]*channel
 	last     *channel // the one the last frame was for
 	props    propertiesIn
@@ -32,10 +33,7 @@ func (r *reader) run() error {
 		}
 		r.session.Flush()
 		r.session.Throttle()
-		if f := r.forced.Load(); f != nil {
-			return f
-		}
-		if err := r.in.fill(need); err != nil {
+		if err := r.nc.In.Need(need); err != nil {
 			return err
 		}
 	}
@@ -45,7 +43,7 @@ func (r *reader) run() error {
 // one takes.
 func (r *reader) frames() (need int, err error) {
 	for {
-		b := r.in.bytes()
+		b := r.nc.In.Buffered()
 		f, size, err := parseFrame(b, r.limit)
 		if err != nil {
 			return 0, err
@@ -70,10 +68,10 @@ func (r *reader) frames() (need int, err error) {
 			if used == 0 {
 				return need, nil
 			}
-			r.in.skip(used)
+			r.nc.In.Discard(used)
 			continue
 		}
-		r.in.skip(size)
+		r.nc.In.Discard(size)
 		if err := r.frame(f); err != nil {
 			return 0, err
 		}

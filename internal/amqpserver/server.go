@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/auth"
 	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/netserve"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -18,7 +18,6 @@ const (
 	DefaultFrameMax   = amqpwire.DefaultFrameMax // bytes
 	DefaultChannelMax = 2047
 	DefaultHeartbeat  = 60 * time.Second
-	LoginTimeout      = 10 * time.Second // from the first byte to connection.open
 )
 
 // Config is what a server is made of.
@@ -63,19 +62,32 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, conns: map[*conn]struct{}{}}
 }
 
-// Handle serves a connection and returns when it has ended. It closes nc.
-func (s *Server) Handle(nc net.Conn) {
-	c := s.newConn(nc)
-	if c == nil {
-		nc.Close()
+// Protocol recognises AMQP by its protocol header, of any version: others than
+// ours are answered with ours.
+func (s *Server) Protocol() netserve.Protocol {
+	return netserve.Protocol{Name: "amqp", Match: netserve.Prefix("AMQP"), Handle: s.Handle}
+}
+
+// Handle serves a connection and returns when it has ended.
+func (s *Server) Handle(nc *netserve.Conn) {
+	c := &conn{srv: s, nc: nc, log: s.cfg.Logger.With("conn", nc)}
+	if !s.add(c) {
 		return
 	}
 	defer s.remove(c)
 	c.log.Debug("connection accepted")
-	ctx, cancel := context.WithTimeout(context.Background(), LoginTimeout)
-	defer cancel()
-	c.serve(ctx)
+	c.serve()
 	c.log.Debug("connection ended")
+}
+
+func (s *Server) add(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopping {
+		s.serving.Add(1)
+		s.conns[c] = struct{}{}
+	}
+	return !s.stopping
 }
 
 // Shutdown closes all connections with a reason, CONNECTION_FORCED, and returns
@@ -115,4 +127,3 @@ func (s *Server) remove(c *conn) {
 	s.mu.Unlock()
 	s.serving.Done()
 }
-

@@ -3,18 +3,16 @@ package amqpserver
 import (
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/message"
+	"github.com/ferrymq/ferry/internal/netserve"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
 const (
-	// flushSize is how much the writer gathers before it writes, bytes.
-	flushSize = 48 << 10
-
 	// referMin is the size from which on a body is not copied into the output
 	// buffer but written from where the broker keeps it, bytes.
 	referMin = 16 << 10
 
-	// keepEvents is how many events' room an idle connection keeps.
+	// keepEvents is how many events an idle connection keeps room for.
 	keepEvents = 16
 )
 
@@ -22,37 +20,43 @@ const (
 // when that has ended to the reader, which writes the last frame.
 type writer struct {
 	*conn
-	out   output
+	out   *netserve.Writer
+	buf   []byte // of out, while events are encoded
 	props propertiesOut
 	stop  chan struct{} // closed: write what is there, and end
 	done  chan struct{} // closed: it has ended
 }
 
-// run writes the session's events until it is stopped, or cannot write any more:
-// then it interrupts the reader, which ends the connection.
+// run writes the session's events until it is stopped, when it writes those that
+// are queued by then; or until it cannot write any more: then it interrupts the
+// reader, which ends the connection.
 func (w *writer) run() {
 	defer close(w.done)
 	var events []broker.Event
-	for {
+	for last := false; ; {
 		events = w.session.Take(events)
+		if len(events) == 0 && cap(events) > keepEvents {
+			// The session and the writer have a slice each, and swap them: now both
+			// are let go.
+			events = w.session.Take(nil)
+		}
+		if len(events) > 0 && !w.write(events) || last {
+			return
+		}
 		if len(events) == 0 {
-			if cap(events) > keepEvents {
-				events = nil
-			}
-			w.out.idle()
 			w.props.idle()
+			events = nil
 			select {
 			case <-w.session.Wake():
-				continue
 			case <-w.stop:
+				last = true
 			}
-			// What was queued before the stop is still written.
-			if events = w.session.Take(events); len(events) == 0 {
-				return
-			}
+			continue
 		}
-		if !w.write(events) {
-			return
+		select {
+		case <-w.stop:
+			last = true
+		default:
 		}
 	}
 }
@@ -60,19 +64,38 @@ func (w *writer) run() {
 // write writes events, and tells whether there is more to write ever.
 func (w *writer) write(events []broker.Event) bool {
 	from := 0
+	w.buf = w.out.Buf()
 	for i := range events {
-		if err := w.encode(&events[i]); err != nil {
-			w.force(err)
+		mark := len(w.buf)
+		if f := w.encode(&events[i]); f != nil {
+			w.buf = w.buf[:mark]
+			if w.flush() { // what came before
+				w.force(f)
+			}
 			return false
 		}
-		if w.out.size() >= flushSize || i == len(events)-1 {
-			if err := w.out.flush(); err != nil {
-				w.cut(err)
+		if len(w.buf) >= netserve.FlushSize || w.out.Waiting() >= netserve.FlushSize {
+			if !w.flush() {
 				return false
 			}
 			w.session.Flushed(events[from : i+1])
 			from = i + 1
+			w.buf = w.out.Buf()
 		}
+	}
+	if !w.flush() {
+		return false
+	}
+	w.session.Flushed(events[from:])
+	return true
+}
+
+func (w *writer) flush() bool {
+	w.out.SetBuf(w.buf)
+	w.buf = nil
+	if err := w.out.Flush(); err != nil {
+		w.cut(err)
+		return false
 	}
 	return true
 }
@@ -89,14 +112,14 @@ func (w *writer) encode(e *broker.Event) *fault {
 		return w.returned(e)
 	case broker.EventConfirm:
 		if e.Nack {
-			w.out.buf = amqpwire.AppendNack(w.out.buf, e.Channel.ID(), e.Tag, e.Multiple, false)
+			w.buf = amqpwire.AppendNack(w.buf, e.Channel.ID(), e.Tag, e.Multiple, false)
 		} else {
-			w.out.buf = amqpwire.AppendAck(w.out.buf, e.Channel.ID(), e.Tag, e.Multiple)
+			w.buf = amqpwire.AppendAck(w.buf, e.Channel.ID(), e.Tag, e.Multiple)
 		}
 	case broker.EventCancelled:
 		return w.method(e.Consumer.Channel().ID(), &amqpwire.BasicCancel{ConsumerTag: e.Consumer.Tag(), NoWait: true})
 	case broker.EventReply:
-		w.out.buf = append(w.out.buf, e.Data...)
+		w.buf = append(w.buf, e.Data...)
 	case broker.EventBlocked:
 		return w.method(0, &amqpwire.ConnectionBlocked{Reason: shortText(string(e.Data))})
 	case broker.EventUnblocked:
@@ -114,7 +137,7 @@ func (w *writer) delivery(e *broker.Event) *fault {
 		return unwritable(err)
 	}
 	id := e.Consumer.Channel().ID()
-	w.out.buf, err = amqpwire.AppendDeliver(w.out.buf, id, e.Consumer.Tag(), e.Tag, e.Redelivered, v.Exchange, v.Key)
+	w.buf, err = amqpwire.AppendDeliver(w.buf, id, e.Consumer.Tag(), e.Tag, e.Redelivered, v.Exchange, v.Key)
 	if err != nil {
 		return unwritable(err)
 	}
@@ -164,25 +187,26 @@ func (w *writer) content(id uint16, v *message.View) *fault {
 	if err != nil {
 		return unwritable(err)
 	}
-	w.out.buf = amqpwire.AppendContentHeader(w.out.buf, id, uint64(len(v.Body)), raw)
+	w.buf = amqpwire.AppendContentHeader(w.buf, id, uint64(len(v.Body)), raw)
 	if len(v.Body) < referMin {
-		w.out.buf = amqpwire.AppendBody(w.out.buf, id, v.Body, w.peer.frameMax)
+		w.buf = amqpwire.AppendBody(w.buf, id, v.Body, w.peer.frameMax)
 		return nil
 	}
 	most := int(w.peer.frameMax) - amqpwire.FrameOverhead
 	for body := v.Body; len(body) > 0; {
 		part := body[:min(len(body), most)]
 		body = body[len(part):]
-		w.out.buf = amqpwire.AppendFrameHeader(w.out.buf, amqpwire.FrameBody, id, uint32(len(part)))
-		w.out.refer(part)
-		w.out.buf = append(w.out.buf, amqpwire.FrameEnd)
+		w.buf = amqpwire.AppendFrameHeader(w.buf, amqpwire.FrameBody, id, uint32(len(part)))
+		w.out.SetBuf(w.buf)
+		w.out.AppendRef(part)
+		w.buf = append(w.out.Buf(), amqpwire.FrameEnd)
 	}
 	return nil
 }
 
 func (w *writer) method(id uint16, m amqpwire.Method) *fault {
 	var err error
-	if w.out.buf, err = amqpwire.AppendMethod(w.out.buf, id, m); err != nil {
+	if w.buf, err = amqpwire.AppendMethod(w.buf, id, m); err != nil {
 		return unwritable(err)
 	}
 	return nil

@@ -2,19 +2,14 @@ package amqpserver
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"unicode/utf8"
 
+	"github.com/ferrymq/ferry/internal/netserve"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
 const (
-	// inputSize is the size of a connection's input buffer: many frames fit, and
-	// one read of the socket costs little beside them.
-	inputSize = 64 << 10
-
 	frameHeaderSize = 7 // type 1, channel 2, size 4 (AMQP 0-9-1 §4.2.3)
 
 	// sizeFudge is what RabbitMQ lets a payload be larger than it may, for clients
@@ -24,99 +19,20 @@ const (
 	unknownFrame = "unknown_frame"
 )
 
-// input is what has arrived and was not taken yet. Without anything it holds no
-// buffer while it waits.
-type input struct {
-	src  *source
-	buf  []byte
-	r, w int  // what is there is buf[r:w]
-	lost bool // the input ended within a frame that was being read elsewhere
-}
-
-func (in *input) bytes() []byte { return in.buf[in.r:in.w] }
-
-func (in *input) skip(n int) { in.r += n }
-
-// fill waits until at least one more byte is there. need is the size of what
-// the caller waits for, from the first byte that is there: the buffer is made
-// large enough to hold it, so callers have checked need against a limit.
-func (in *input) fill(need int) error {
-	if in.r == in.w {
-		in.r, in.w = 0, 0
-		if need <= inputSize {
-			return in.refill()
-		}
-	}
-	to := in.buf
-	if need > len(to) {
-		to = make([]byte, max(need, inputSize))
-	}
-	in.w = copy(to, in.bytes())
-	in.r = 0
-	in.replace(to)
-	n, err := in.src.read(in.buf[in.w:])
-	in.w += n
-	if n > 0 {
-		return nil
-	}
-	return err
-}
-
-// replace makes to the buffer; what it held is the caller's to have copied.
-func (in *input) replace(to []byte) {
-	if len(in.buf) == inputSize && &in.buf[0] != &to[0] {
-		in.src.give(in.buf)
-	}
-	in.buf = to
-}
-
-// refill is fill with nothing in the buffer.
-func (in *input) refill() (err error) {
-	if len(in.buf) != inputSize {
-		in.buf = nil
-	}
-	in.buf, in.w, err = in.src.readIdle(in.buf)
-	return err
-}
-
-// release gives the buffer up for good.
-func (in *input) release() {
-	if len(in.buf) == inputSize {
-		in.src.give(in.buf)
-	}
-	in.buf, in.r, in.w = nil, 0, 0
-}
-
-// readFull reads into p, first what is in the buffer, then straight from the
-// connection.
-func (in *input) readFull(p []byte) error {
-	n := copy(p, in.bytes())
-	in.skip(n)
-	for p = p[n:]; len(p) > 0; {
-		n, err := in.src.read(p)
-		if p = p[n:]; err != nil && len(p) > 0 {
-			if errors.Is(err, io.EOF) {
-				return io.ErrUnexpectedEOF
-			}
-			return err
-		}
-	}
-	return nil
-}
-
-// frame waits for a whole frame and takes it. Its payload is valid until the
+// readFrame waits for a whole frame and takes it. Its payload is valid until the
 // next call.
-func (in *input) frame(limit uint32) (amqpwire.Frame, error) {
+func readFrame(in *netserve.Reader, limit uint32) (amqpwire.Frame, error) {
 	for {
-		f, size, err := parseFrame(in.bytes(), limit)
+		b := in.Buffered()
+		f, size, err := parseFrame(b, limit)
 		if err != nil {
 			return f, err
 		}
-		if size <= in.w-in.r {
-			in.skip(size)
+		if size <= len(b) {
+			in.Discard(size)
 			return f, nil
 		}
-		if err := in.fill(size); err != nil {
+		if err := in.Need(size); err != nil {
 			return f, err
 		}
 	}
@@ -130,7 +46,7 @@ func (in *input) frame(limit uint32) (amqpwire.Frame, error) {
 // wrong.
 func parseFrame(b []byte, limit uint32) (f amqpwire.Frame, size int, err error) {
 	if len(b) < frameHeaderSize {
-		return f, frameHeaderSize + 1, nil
+		return f, frameHeaderSize, nil
 	}
 	f.Type, f.Channel = b[0], binary.BigEndian.Uint16(b[1:])
 	n := binary.BigEndian.Uint32(b[3:])
