@@ -1,0 +1,161 @@
+package conformance
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	clientModule = "github.com/rabbitmq/amqp091-go"
+
+	// clientTests is how many top-level tests of the client's suite pass, of
+	// v1.16.0. Fewer mean that the suite was not run as a whole.
+	clientTests = 228
+)
+
+// Reasons for leaving out a test of the client's suite.
+const (
+	needsManagement  = "finds and drops its connection through the management API, which Ferry does not have yet"
+	needsRabbitmqctl = "sets the memory watermark with rabbitmqctl"
+	needsDeadLetters = "dead-lettering, which Ferry does not have yet"
+)
+
+// leftOut are the tests of the client's suite that are not run against Ferry,
+// by name.
+var leftOut = []struct {
+	test   string
+	reason string
+	itself bool // the suite skips it where rabbitmqctl is not given
+}{
+	{"TestConnection_Close_WhenMemoryAlarmIsActive", needsRabbitmqctl, true},
+	{"TestDeclareArgsRejectToDeadLetterQueue", needsDeadLetters, false},
+	{"TestConnectionRecoveryPublish", needsManagement, false},
+	{"TestConnectionRecoveryConsume", needsManagement, false},
+	{"TestConnectionRecoveryCustomSASLPlainAuth", needsManagement, false},
+	{"TestConnectionRecoveryChannelIDReservation", needsManagement, false},
+	{"TestConnectionRecoveryLifeCycleNotifyStateChange", needsManagement, false},
+	{"TestConnectionRecoveryCancelInterrupt", needsManagement, false},
+	{"TestConnectionRecoveryExclusiveQueue", needsManagement, false},
+	{"TestConnectionRecoveryDeletedQueueSkip", needsManagement, false},
+	{"TestConnectionRecoveryTopologyOnlyTransient", needsManagement, false},
+	{"TestConnectionRecoveryMultiChannelTopology", needsManagement, false},
+	{"TestConnectionRecoveryTopologyAllEnabled", needsManagement, false},
+	{"TestConnectionRecoveryTopologyDisabled", needsManagement, false},
+	{"TestConnectionRecoveryExhaustionDoesNotPanic", needsManagement, false},
+	{"TestConnectionRecoveryAutoDeleteTopologyForgotten", needsManagement, false},
+	{"TestConnectionRecoveryAutoDeleteExchangeCascade", needsManagement, false},
+	{"TestConnectionRecoverySkipAndContinue", needsManagement, false},
+	{"TestConnectionRecoveryConsumerNotForgottenAfterFailedResubscribe", needsManagement, false},
+}
+
+// event is a line of go test -json.
+type event struct {
+	Action string
+	Test   string
+	Output string
+}
+
+// TestGoClientSuite runs the integration suite of RabbitMQ's Go client as a
+// dependency's tests. It fails with any of them, with one that skips itself
+// unannounced, and when there are fewer than are known.
+func TestGoClientSuite(t *testing.T) {
+	names := make([]string, 0, len(leftOut))
+	for _, l := range leftOut {
+		if !l.itself {
+			names = append(names, regexp.QuoteMeta(l.test))
+		}
+		t.Logf("left out: %s: %s", l.test, l.reason)
+	}
+	args := []string{
+		"test", "-json", "-count=1", "-timeout=10m", "-tags=integration",
+		"-skip=^(" + strings.Join(names, "|") + ")$",
+	}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	cmd := exec.CommandContext(t.Context(), "go", append(args, clientModule)...)
+	cmd.Env = append(os.Environ(), "AMQP_URL="+target(t))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, runErr := cmd.Output()
+
+	events, err := parseEvents(out)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &stderr)
+	}
+	passed := 0
+	for _, e := range events {
+		switch {
+		case e.Test == "" || strings.Contains(e.Test, "/"):
+		case e.Action == "pass":
+			passed++
+		case e.Action == "fail":
+			t.Errorf("%s failed:\n%s", e.Test, outputOf(events, e.Test))
+		case e.Action == "skip" && !announced(e.Test):
+			t.Errorf("%s skipped itself:\n%s", e.Test, outputOf(events, e.Test))
+		}
+	}
+	t.Logf("%d tests of %s passed, %d are left out", passed, clientModule, len(leftOut))
+	if passed < clientTests {
+		t.Errorf("%d tests passed, want %d", passed, clientTests)
+	}
+	if runErr != nil {
+		t.Errorf("go test: %v\n%s%s", runErr, &stderr, outputOf(events, ""))
+	}
+}
+
+func announced(test string) bool {
+	for _, l := range leftOut {
+		if l.test == test {
+			return l.itself
+		}
+	}
+	return false
+}
+
+func parseEvents(out []byte) ([]event, error) {
+	var events []event
+	for line := range bytes.Lines(out) {
+		var e event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return nil, fmt.Errorf("go test -json printed %q: %w", line, err)
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+// outputOf is what a test and its subtests printed; that of no test is what
+// the package did.
+func outputOf(events []event, test string) string {
+	var b strings.Builder
+	for _, e := range events {
+		top, _, _ := strings.Cut(e.Test, "/")
+		if e.Action == "output" && top == test {
+			b.WriteString(e.Output)
+		}
+	}
+	return b.String()
+}
+
+// TestLeftOutTestsExist catches names in the table that the suite no longer
+// has.
+func TestLeftOutTestsExist(t *testing.T) {
+	out, err := run(t.Context(), "go", "test", "-tags=integration", "-list=.", clientModule)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := strings.Fields(string(out))
+	for _, l := range leftOut {
+		if !slices.Contains(have, l.test) {
+			t.Errorf("%s is left out, but the suite has no such test", l.test)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package conformance
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const (
+	// readyLine is what ferry serve prints when its listeners are open.
+	readyLine = "Server startup complete"
+
+	startLimit = 60 * time.Second
+	stopLimit  = 20 * time.Second
+
+	// installMissing is how scripts/rabbitmq says that there is no RabbitMQ.
+	installMissing = 3
+)
+
+// scratch is a directory for what all tests share. TestMain makes it and
+// removes it.
+var scratch string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "ferry-conformance-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	scratch = dir
+	code := m.Run()
+	if err := stopRabbitMQ(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// missing ends a test for which a real component is not there: in CI it fails,
+// elsewhere it is skipped and says what is missing.
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("missing, and CI=true: %s", what)
+	}
+	t.Skipf("missing: %s", what)
+}
+
+// run is a command's standard output. Its error holds what it said on the
+// other one.
+func run(ctx context.Context, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, &stderr)
+	}
+	return out, nil
+}
+
+// buildFerry builds the binary once, with the race detector if the tests have
+// it.
+var buildFerry = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(scratch, "ferry")
+	args := []string{"build", "-o", path}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/ferry")...)
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return path, nil
+})
+
+// target is the URL of the broker under test: a Ferry of this test's own with
+// a file journal, unless FERRY_CONFORMANCE_URL names another.
+func target(t *testing.T) string {
+	t.Helper()
+	if url := os.Getenv("FERRY_CONFORMANCE_URL"); url != "" {
+		return url
+	}
+	return startFerry(t)
+}
+
+// startFerry starts the real binary, waits until it says that it is ready, and
+// ends it with the test. What it logged is shown if the test fails.
+func startFerry(t *testing.T) string {
+	t.Helper()
+	bin, err := buildFerry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := freeAddress(t)
+	cmd := exec.Command(bin, "serve", "--store", "file:"+filepath.Join(t.TempDir(), "journal"), "--amqp", addr, "--http", "off")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout // one stream: the ready line may be on either
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan struct{})
+	log := new(logBuffer)
+	var reader sync.WaitGroup
+	reader.Go(func() { log.follow(out, readyLine, ready) })
+	t.Cleanup(func() {
+		stopProcess(t, cmd, &reader)
+		if t.Failed() {
+			t.Logf("ferry logged:\n%s", log)
+		}
+		if strings.Contains(log.String(), "DATA RACE") {
+			t.Errorf("the race detector reported:\n%s", log)
+		}
+	})
+	select {
+	case <-ready:
+	case <-time.After(startLimit):
+		t.Fatalf("ferry serve did not say %q within %s", readyLine, startLimit)
+	}
+	if !log.seen(readyLine) {
+		t.Fatalf("ferry serve ended without saying %q", readyLine)
+	}
+	return "amqp://guest:guest@" + addr + "/"
+}
+
+// stopProcess asks a process to end, insists when it does not, and waits.
+func stopProcess(t *testing.T, cmd *exec.Cmd, reader *sync.WaitGroup) {
+	t.Helper()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("ferry: %v", err)
+	}
+	insist := time.AfterFunc(stopLimit, func() { _ = cmd.Process.Kill() })
+	reader.Wait() // before Wait, which closes the pipe
+	err := cmd.Wait()
+	if !insist.Stop() {
+		t.Errorf("ferry did not end within %s of an interrupt", stopLimit)
+	} else if err != nil {
+		t.Errorf("ferry ended with %v after an interrupt", err)
+	}
+}
+
+// logBuffer keeps what a process prints.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// follow reads until the end and closes found at the first line with word in
+// it, or at the end.
+func (b *logBuffer) follow(r io.Reader, word string, found chan<- struct{}) {
+	done := false
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadString('\n')
+		b.mu.Lock()
+		b.text.WriteString(line)
+		b.mu.Unlock()
+		if !done && (strings.Contains(line, word) || err != nil) {
+			done = true
+			close(found)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+func (b *logBuffer) seen(word string) bool { return strings.Contains(b.String(), word) }
+
+// freeAddress is one on loopback that nobody listens on now.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+var rabbitMQ struct {
+	once sync.Once
+	url  string
+	err  error
+}
+
+// rabbitMQURL is that of a private RabbitMQ node, which all tests share.
+func rabbitMQURL(t *testing.T) string {
+	t.Helper()
+	rabbitMQ.once.Do(func() {
+		out, err := run(context.Background(), "../scripts/rabbitmq", "start", "--dir", filepath.Join(scratch, "rabbitmq"))
+		rabbitMQ.err = err
+		if m := regexp.MustCompile(`(?m)^url='(.*)'$`).FindSubmatch(out); m != nil {
+			rabbitMQ.url = string(m[1])
+		}
+	})
+	if exit, ok := errors.AsType[*exec.ExitError](rabbitMQ.err); ok && exit.ExitCode() == installMissing {
+		missing(t, "RabbitMQ (make setup installs it, as root on Debian)")
+	}
+	if rabbitMQ.err != nil {
+		t.Fatal(rabbitMQ.err)
+	}
+	return rabbitMQ.url
+}
+
+func stopRabbitMQ() error {
+	dir := filepath.Join(scratch, "rabbitmq")
+	if _, err := os.Stat(dir); err != nil {
+		return nil // none was started
+	}
+	_, err := run(context.Background(), "../scripts/rabbitmq", "stop", "--dir", dir)
+	return err
+}

@@ -1,0 +1,254 @@
+package archtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/ferrymq/ferry"
+
+// A layer is a set of packages and what they may import: dependencies point
+// downward only. Paths are relative to the module; a path that ends with /...
+// stands for itself and all below it. Packages of the standard library are
+// allowed but for those in not.
+type layer struct {
+	packages string
+	why      string
+	mine     []string // packages of this module
+	others   []string // packages of other modules
+	not      []string // packages of the standard library
+}
+
+// What a pure function has no use for.
+var impure = []string{"context", "log", "log/slog", "net", "net/http", "os", "os/exec", "syscall"}
+
+// layers is read from the top: the first that holds a package is its own. A
+// package that no layer holds fails the test, so that its place is decided
+// when it is made.
+var layers = []layer{
+	{
+		packages: "internal/archtest",
+		why:      "it looks from outside",
+	},
+	{
+		packages: "internal/message",
+		why:      "what a message is: everything may import it, it imports nothing",
+		not:      impure,
+	},
+	{
+		packages: "internal/wire/...",
+		why:      "pure codecs: bytes to values and back, shared by servers and clients",
+		mine:     []string{"internal/message"},
+		not:      append([]string{"sync", "sync/atomic"}, impure...),
+	},
+	{
+		packages: "internal/route",
+		why:      "pure: which bindings a message matches; whoever holds a table locks it",
+		mine:     []string{"internal/message"},
+		not:      impure,
+	},
+	{
+		packages: "internal/vfs",
+		why:      "the seam to the file system knows nothing above it",
+		others:   []string{"golang.org/x/sys/..."},
+		not:      []string{"net", "net/http"},
+	},
+	{
+		packages: "internal/journal",
+		why:      "the seam: bytes, not what they mean",
+		not:      []string{"net", "net/http", "os"},
+	},
+	{
+		packages: "internal/journal/journaltest",
+		why:      "the suite that every journal passes knows only the seam",
+		mine:     []string{"internal/journal"},
+	},
+	{
+		packages: "internal/journal/memory",
+		why:      "journals know the seam, neither the broker nor each other",
+		mine:     []string{"internal/journal"},
+		not:      []string{"net", "net/http", "os"},
+	},
+	{
+		packages: "internal/journal/file",
+		why:      "journals know the seam, neither the broker nor each other; files are reached through vfs",
+		mine:     []string{"internal/journal", "internal/vfs"},
+		not:      []string{"net", "net/http", "os"},
+	},
+	{
+		packages: "internal/auth",
+		why:      "users and passwords, of no protocol",
+		others:   []string{"golang.org/x/..."},
+		not:      []string{"net", "net/http"},
+	},
+	{
+		packages: "internal/broker",
+		why:      "protocol-neutral: no wire format, no sockets, no files, no particular journal",
+		mine:     []string{"internal/message", "internal/journal", "internal/route", "internal/auth"},
+		others:   []string{"golang.org/x/..."},
+		not:      []string{"database/sql", "net", "net/http", "os"},
+	},
+	{
+		packages: "internal/netserve",
+		why:      "listeners and connections, of no protocol",
+		others:   []string{"golang.org/x/..."},
+	},
+	{
+		packages: "internal/amqpserver",
+		why:      "one protocol: its wire format above, the broker below, no journal and no other protocol",
+		mine:     []string{"internal/broker", "internal/wire/amqpwire", "internal/netserve", "internal/auth", "internal/message"},
+		not:      []string{"database/sql", "os"},
+	},
+	{
+		packages: "internal/app",
+		why:      "the composition root: it wires what is below, and only cli and ferrytest build on it",
+		mine: []string{
+			"internal/amqpserver", "internal/auth", "internal/broker", "internal/journal/...", "internal/message",
+			"internal/netserve", "internal/vfs",
+		},
+		others: []string{"..."},
+	},
+	{
+		packages: "internal/cli",
+		why:      "the command line: the root for servers, the public client for everything else",
+		mine:     []string{"", "internal/app", "internal/broker", "internal/journal/...", "internal/vfs"},
+		others:   []string{"..."},
+	},
+	{
+		packages: "cmd/...",
+		why:      "a main does nothing but call the command line",
+		mine:     []string{"internal/cli"},
+	},
+}
+
+// pkg is what go list says of a package.
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Standard   bool
+}
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Standard"}, args...)...)
+	cmd.Dir = "../.."
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, &stderr)
+	}
+	var all []pkg
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// TestDependenciesPointDownward checks what each package imports, its tests
+// apart, against the layers. It looks at several systems, because files are
+// chosen by it.
+func TestDependenciesPointDownward(t *testing.T) {
+	for _, goos := range []string{"linux", "darwin", "windows"} {
+		t.Run(goos, func(t *testing.T) {
+			t.Setenv("GOOS", goos)
+			t.Setenv("CGO_ENABLED", "0")
+			std := make(map[string]bool)
+			for _, p := range list(t, "std") {
+				std[p.ImportPath] = true
+			}
+			packages := list(t, "./...")
+			if len(packages) < 2 {
+				t.Fatalf("go list found %d packages", len(packages))
+			}
+			for _, p := range packages {
+				for _, complaint := range check(p, std) {
+					t.Error(complaint)
+				}
+			}
+		})
+	}
+}
+
+// check says what a package imports that its layer does not allow.
+func check(p pkg, std map[string]bool) []string {
+	path := relative(p.ImportPath)
+	i := slices.IndexFunc(layers, func(l layer) bool { return holds(l.packages, path) })
+	if i < 0 {
+		return []string{fmt.Sprintf("%s is in no layer: give it one in internal/archtest", path)}
+	}
+	l := layers[i]
+	var complaints []string
+	for _, imported := range p.Imports {
+		var allowed bool
+		switch {
+		case imported == module || strings.HasPrefix(imported, module+"/"):
+			imported = relative(imported)
+			allowed = slices.ContainsFunc(l.mine, func(pattern string) bool { return holds(pattern, imported) })
+		case std[imported] || imported == "C":
+			allowed = !slices.Contains(l.not, imported)
+		default:
+			allowed = slices.ContainsFunc(l.others, func(pattern string) bool { return holds(pattern, imported) })
+		}
+		if !allowed {
+			complaints = append(complaints, fmt.Sprintf("%s imports %s (%s)", path, imported, l.why))
+		}
+	}
+	return complaints
+}
+
+// relative is an import path without the module's; that of the root is empty.
+func relative(path string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
+}
+
+// holds says whether a path is one that the pattern stands for.
+func holds(pattern, path string) bool {
+	if pattern == "..." {
+		return true
+	}
+	if above, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return path == above || strings.HasPrefix(path, above+"/")
+	}
+	return path == pattern
+}
+
+func TestCheckComplains(t *testing.T) {
+	std := map[string]bool{"net": true, "fmt": true}
+	for _, c := range []struct {
+		path     string
+		imports  []string
+		complain bool
+	}{
+		{"internal/broker", []string{"fmt", module + "/internal/journal"}, false},
+		{"internal/broker", []string{"net"}, true},
+		{"internal/broker", []string{module + "/internal/wire/amqpwire"}, true},
+		{"internal/broker", []string{module + "/internal/journal/file"}, true},
+		{"internal/broker", []string{"github.com/someone/something"}, true},
+		{"internal/broker", []string{"golang.org/x/crypto/argon2"}, false},
+		{"internal/journal/file", []string{module + "/internal/journal/memory"}, true},
+		{"internal/wire/amqpwire", []string{module + "/internal/message"}, false},
+		{"internal/wire/amqpwire", []string{module + "/internal/broker"}, true},
+		{"internal/amqpserver", []string{module + "/internal/app"}, true},
+		{"internal/app", []string{module + "/internal/cli"}, true},
+		{"cmd/ferry", []string{module + "/internal/app"}, true},
+		{"internal/unheardof", nil, true},
+	} {
+		complaints := check(pkg{ImportPath: module + "/" + c.path, Imports: c.imports}, std)
+		if got := len(complaints) > 0; got != c.complain {
+			t.Errorf("%s importing %v: complaints %q, want any: %v", c.path, c.imports, complaints, c.complain)
+		}
+	}
+}
