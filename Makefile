@@ -50,7 +50,7 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 
 .PHONY: bench
 bench: setup ## measure beside RabbitMQ, and print the table
-	cd bench && go run . $(BENCHFLAGS)
+	cd bench && go run ./run $(BENCHFLAGS)
 
 .PHONY: chaos
 chaos: ## the faults of the tests, for much longer

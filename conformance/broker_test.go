@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -214,7 +215,8 @@ var rabbitMQ struct {
 func rabbitMQURL(t *testing.T) string {
 	t.Helper()
 	rabbitMQ.once.Do(func() {
-		out, err := run(context.Background(), "../scripts/rabbitmq", "start", "--dir", filepath.Join(scratch, "rabbitmq"))
+		out, err := run(context.Background(), "../scripts/rabbitmq", "start",
+			"--dir", filepath.Join(scratch, "rabbitmq"), "--while", strconv.Itoa(os.Getpid()))
 		rabbitMQ.err = err
 		if m := regexp.MustCompile(`(?m)^url='(.*)'$`).FindSubmatch(out); m != nil {
 			rabbitMQ.url = string(m[1])
