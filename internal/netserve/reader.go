@@ -240,7 +240,7 @@ func (r *Reader) room(n int) error {
 // read reads once, into p, or into the empty buffer if p is nil. It returns
 // either something or an error.
 func (r *Reader) read(p []byte) (int, error) {
-	r.lim.from.Store(int64(time.Since(r.lim.start)) + 1)
+	r.lim.from.Store(max(1, int64(time.Since(r.lim.start))))
 	defer r.lim.from.Store(0)
 	for {
 		if err := r.arm(); err != nil {
