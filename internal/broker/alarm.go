@@ -1,0 +1,156 @@
+package broker
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// AlarmConfig says when publishers are blocked. A nil function switches its
+// alarm off. An alarm ends when there is a tenth more room than it asks for.
+type AlarmConfig struct {
+	Every  time.Duration              // between looks; 0: 250 ms
+	Memory func() (used, limit int64) // bytes
+	Disk   func() (free, limit int64) // bytes
+}
+
+type alarms struct {
+	memory, disk atomic.Bool
+	cleared      chan struct{} // closed when the alarm that is on ends; guarded by Broker.mu
+}
+
+// alarmLoop watches memory and disk.
+func (b *Broker) alarmLoop() {
+	every := b.cfg.Alarms.Every
+	if every == 0 {
+		every = 250 * time.Millisecond
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		b.checkAlarms()
+		select {
+		case <-ticker.C:
+		case <-b.quit:
+			return
+		case <-b.failed:
+			return
+		}
+	}
+}
+
+func (b *Broker) checkAlarms() {
+	a := &b.cfg.Alarms
+	if a.Memory != nil {
+		used, limit := a.Memory()
+		was := b.alarms.memory.Load()
+		if !was && used > limit || was && used > limit-limit/10 {
+			b.alarms.memory.Store(true)
+		} else {
+			b.alarms.memory.Store(false)
+		}
+	}
+	disk := false
+	if a.Disk != nil {
+		free, limit := a.Disk()
+		was := b.alarms.disk.Load()
+		disk = !was && free < limit || was && free < limit+limit/10
+	}
+	b.alarms.disk.Store(disk || b.log.j.Status().Waiting != nil)
+	switch {
+	case b.alarms.memory.Load() && b.alarms.disk.Load():
+		b.setBlocked("low on memory & disk")
+	case b.alarms.memory.Load():
+		b.setBlocked("low on memory")
+	case b.alarms.disk.Load():
+		b.setBlocked("low on disk")
+	default:
+		b.setBlocked("")
+	}
+}
+
+// setBlocked begins or ends the blocking of publishers.
+func (b *Broker) setBlocked(reason string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.blocked.Load()
+	switch {
+	case reason == "" && was != nil:
+		b.blocked.Store(nil)
+		close(b.alarms.cleared)
+		b.logger.Info("publishers may go on")
+		for s := range b.sessions {
+			s.tellUnblocked()
+		}
+	case reason != "" && was == nil:
+		b.alarms.cleared = make(chan struct{})
+		b.blocked.Store(&reason)
+		b.logger.Warn("publishers are blocked", "reason", reason)
+	case reason != "" && *was != reason:
+		b.blocked.Store(&reason)
+	}
+}
+
+// Blocked is why publishers are blocked, empty if they are not.
+func (b *Broker) Blocked() string {
+	if r := b.blocked.Load(); r != nil {
+		return *r
+	}
+	return ""
+}
+
+// tellBlocked notes that the session published under an alarm.
+func (s *Session) tellBlocked() {
+	reason := s.b.blocked.Load()
+	if reason == nil {
+		return
+	}
+	s.blockedBytes = 0
+	s.mu.Lock()
+	s.toldBlocked = true
+	if s.cfg.NotifyBlocked {
+		s.pushLocked(Event{Kind: EventBlocked, Data: []byte(*reason)})
+	}
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *Session) isBlocked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.toldBlocked
+}
+
+func (s *Session) tellUnblocked() {
+	s.mu.Lock()
+	told := s.toldBlocked
+	s.toldBlocked = false
+	if told && s.cfg.NotifyBlocked {
+		s.pushLocked(Event{Kind: EventUnblocked})
+	}
+	s.mu.Unlock()
+	if told {
+		s.signal()
+	}
+}
+
+// waitUnblocked holds the reader of a blocked connection once it has used up
+// what it may still publish.
+func (s *Session) waitUnblocked() {
+	if s.blockedBytes < blockedAllowance {
+		return
+	}
+	s.b.mu.Lock()
+	cleared := s.b.alarms.cleared
+	on := s.b.blocked.Load() != nil
+	s.b.mu.Unlock()
+	if !on {
+		return
+	}
+	s.throttled.Store(true)
+	defer s.throttled.Store(false)
+	select {
+	case <-cleared:
+	case <-s.stop:
+	case <-s.b.failed:
+	}
+}

@@ -1,0 +1,318 @@
+package broker
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/ferrymq/ferry/internal/message"
+)
+
+// arg is one argument of a declaration, as it was sent.
+type arg struct {
+	kind  byte
+	value []byte
+}
+
+// typeName is what RabbitMQ calls the kinds of header values in its errors.
+func (a arg) typeName() string {
+	switch a.kind {
+	case 'S':
+		return "longstr"
+	case 'I':
+		return "signedint"
+	case 'i':
+		return "unsignedint"
+	case 'b':
+		return "byte"
+	case 'B':
+		return "unsignedbyte"
+	case 's':
+		return "short"
+	case 'u':
+		return "unsignedshort"
+	case 'l':
+		return "long"
+	case 't':
+		return "bool"
+	case 'f':
+		return "float"
+	case 'd':
+		return "double"
+	case 'D':
+		return "decimal"
+	case 'T':
+		return "timestamp"
+	case 'F':
+		return "table"
+	case 'A':
+		return "array"
+	case 'x':
+		return "binary"
+	}
+	return "void"
+}
+
+func (a arg) decoded() any {
+	v, _ := message.Decode(a.kind, a.value, 0)
+	return v
+}
+
+func (a arg) String() string {
+	return fmt.Sprint(a.decoded())
+}
+
+func (a arg) same(b arg) bool {
+	if a.kind == b.kind {
+		return bytes.Equal(a.value, b.value)
+	}
+	x, isInt := a.decoded().(int64)
+	y, isInt2 := b.decoded().(int64)
+	return isInt && isInt2 && x == y
+}
+
+func findArg(list []byte, name string) (arg, bool) {
+	for {
+		n, kind, v, rest, ok := message.NextHeader(list)
+		if !ok {
+			return arg{}, false
+		}
+		if string(n) == name {
+			return arg{kind, v}, true
+		}
+		list = rest
+	}
+}
+
+// queueArgs are the arguments of a queue's declaration that mean something, in
+// the order in which RabbitMQ compares and checks them.
+var queueArgs = []struct {
+	name  string
+	check func(a arg, all []byte) string // what is wrong with it, in RabbitMQ's words
+}{
+	{"x-expires", positive},
+	{"x-message-ttl", duration},
+	{"x-dead-letter-exchange", text},
+	{"x-dead-letter-routing-key", func(a arg, all []byte) string {
+		if a.kind != 'S' {
+			return "{unacceptable_type," + a.typeName() + "}"
+		}
+		if _, ok := findArg(all, "x-dead-letter-exchange"); !ok {
+			return "routing_key_but_no_dlx_defined"
+		}
+		return ""
+	}},
+	{"x-dead-letter-strategy", nil},
+	{"x-max-length", natural},
+	{"x-max-length-bytes", natural},
+	{"x-max-priority", func(a arg, all []byte) string {
+		if s := natural(a, all); s != "" {
+			return s
+		}
+		if n := a.decoded().(int64); n > 255 {
+			return fmt.Sprintf("{max_value_exceeded,%d}", n)
+		}
+		return ""
+	}},
+	{"x-overflow", func(a arg, _ []byte) string {
+		if a.kind != 'S' {
+			return "{unacceptable_type," + a.typeName() + "}"
+		}
+		switch a.String() {
+		case "drop-head", "reject-publish", "reject-publish-dlx":
+			return ""
+		}
+		return "invalid_overflow"
+	}},
+	{"x-queue-mode", func(a arg, _ []byte) string {
+		if a.kind != 'S' {
+			return "{unacceptable_type," + a.typeName() + "}"
+		}
+		switch a.String() {
+		case "default", "lazy":
+			return ""
+		}
+		return fmt.Sprintf("%q", "unsupported queue mode '"+a.String()+"'")
+	}},
+	{"x-single-active-consumer", func(a arg, _ []byte) string {
+		if a.kind != 't' {
+			return "{unacceptable_type," + a.typeName() + "}"
+		}
+		return ""
+	}},
+	{"x-queue-type", func(a arg, _ []byte) string {
+		if a.kind != 'S' {
+			return "{unacceptable_type," + a.typeName() + "}"
+		}
+		switch a.String() {
+		case "classic", "quorum":
+			return ""
+		}
+		return fmt.Sprintf("%q", "unsupported queue type '"+a.String()+"'")
+	}},
+}
+
+// withoutEffect are the arguments that are kept and compared, but do nothing
+// yet. A declaration with one of them is logged.
+var withoutEffect = []string{
+	"x-expires", "x-message-ttl", "x-dead-letter-exchange", "x-max-length", "x-max-length-bytes",
+	"x-max-priority", "x-overflow", "x-single-active-consumer",
+}
+
+func text(a arg, _ []byte) string {
+	if a.kind != 'S' {
+		return "{unacceptable_type," + a.typeName() + "}"
+	}
+	return ""
+}
+
+func natural(a arg, _ []byte) string {
+	n, ok := a.decoded().(int64)
+	if !ok {
+		return fmt.Sprintf("%q", "expected integer, got "+a.typeName())
+	}
+	if n < 0 {
+		return fmt.Sprintf("{value_negative,%d}", n)
+	}
+	return ""
+}
+
+const maxDuration = 1<<32 - 1 // ms
+
+func duration(a arg, all []byte) string {
+	if s := natural(a, all); s != "" {
+		return s
+	}
+	if n := a.decoded().(int64); n > maxDuration {
+		return fmt.Sprintf("{value_too_large,%d}", n)
+	}
+	return ""
+}
+
+func positive(a arg, all []byte) string {
+	if s := duration(a, all); s != "" {
+		return s
+	}
+	if a.decoded().(int64) == 0 {
+		return "{value_zero,0}"
+	}
+	return ""
+}
+
+func checkQueueArgs(vhost, queue string, args []byte) *Error {
+	if _, ok := message.DecodeHeaders(args); !ok {
+		return errorf(PreconditionFailed, "invalid arguments for queue '%s' in vhost '%s'", queue, vhost)
+	}
+	for _, q := range queueArgs {
+		a, ok := findArg(args, q.name)
+		if !ok || q.check == nil {
+			continue
+		}
+		s := q.check(a, args)
+		switch {
+		case s == "":
+		case q.name == "x-dead-letter-exchange":
+			return errorf(PreconditionFailed, "invalid type '%s' for arg '%s' in queue '%s' in vhost '%s'", a.typeName(), q.name, queue, vhost)
+		default:
+			return errorf(PreconditionFailed, "invalid arg '%s' for queue '%s' in vhost '%s': %s", q.name, queue, vhost, s)
+		}
+	}
+	return nil
+}
+
+// equivalent compares one argument of a declaration with that of the entity
+// that is there.
+func equivalent(name, what, entity, vhost string, received, current []byte) *Error {
+	r, ok := findArg(received, name)
+	c, okc := findArg(current, name)
+	if name == "x-queue-type" && !ok && okc && c.String() == "classic" {
+		return nil
+	}
+	switch {
+	case !ok && !okc, ok && okc && r.same(c):
+		return nil
+	case !ok:
+		return errorf(PreconditionFailed, "inequivalent arg '%s' for %s '%s' in vhost '%s': received none but current is the value '%s' of type '%s'", name, what, entity, vhost, c, c.typeName())
+	case !okc:
+		return errorf(PreconditionFailed, "inequivalent arg '%s' for %s '%s' in vhost '%s': received the value '%s' of type '%s' but current is none", name, what, entity, vhost, r, r.typeName())
+	}
+	return errorf(PreconditionFailed, "inequivalent arg '%s' for %s '%s' in vhost '%s': received '%s' but current is '%s'", name, what, entity, vhost, r, c)
+}
+
+func inequivalent(name, what, entity, vhost string, received, current any) *Error {
+	return errorf(PreconditionFailed, "inequivalent arg '%s' for %s '%s' in vhost '%s': received '%v' but current is '%v'", name, what, entity, vhost, received, current)
+}
+
+// checkProperties finds what is wrong with a message's properties, in
+// RabbitMQ's words.
+func checkProperties(props []byte, user string) *Error {
+	for {
+		id, v, rest, ok := message.NextField(props)
+		if !ok {
+			return nil
+		}
+		switch id {
+		case message.UserID:
+			if string(v) != user {
+				return errorf(PreconditionFailed, "user_id property set to '%s' but authenticated user was '%s'", v, user)
+			}
+		case message.Expiration:
+			if s := checkExpiration(v); s != "" {
+				return errorf(PreconditionFailed, "invalid expiration '%s': %s", v, s)
+			}
+		case message.Headers:
+			for _, name := range []string{"CC", "BCC"} {
+				if a, ok := findArg(v, name); ok && a.kind != 'A' {
+					return errorf(PreconditionFailed, "invalid message: {unacceptable_type_in_header,%q,%s}", name, a.typeName())
+				}
+			}
+		}
+		props = rest
+	}
+}
+
+func checkExpiration(v []byte) string {
+	n, neg := int64(0), false
+	digits := v
+	if len(v) > 1 && (v[0] == '-' || v[0] == '+') {
+		neg, digits = v[0] == '-', v[1:]
+	}
+	if len(digits) == 0 {
+		return "no_integer"
+	}
+	for _, d := range digits {
+		if d < '0' || d > '9' || n > 1<<58 {
+			return "no_integer"
+		}
+		n = n*10 + int64(d-'0')
+	}
+	switch {
+	case neg && n > 0:
+		return fmt.Sprintf("{value_negative,-%d}", n)
+	case n > maxDuration:
+		return fmt.Sprintf("{value_too_large,%d}", n)
+	}
+	return ""
+}
+
+// ccKeys calls visit with the further routing keys that a message's CC and BCC
+// headers name.
+func ccKeys(props []byte, visit func(key []byte)) {
+	headers := message.Field(props, message.Headers)
+	for _, name := range []string{"CC", "BCC"} {
+		a, ok := findArg(headers, name)
+		if !ok || a.kind != 'A' || binary.BigEndian.Uint32(a.value) == 0 {
+			continue
+		}
+		for list := a.value[4:]; len(list) > 0; {
+			kind, v, rest, ok := message.NextElement(list)
+			if !ok {
+				break
+			}
+			if kind == 'S' {
+				visit(v[4:])
+			}
+			list = rest
+		}
+	}
+}

@@ -1,0 +1,431 @@
+package broker
+
+import "cmp"
+
+// A Channel is a client's line of work within a connection: it owns consumers,
+// unsettled deliveries, the confirms of its publishes, and a transaction. Its
+// methods are called by the connection's reader.
+type Channel struct {
+	s  *Session
+	id uint16
+
+	// Of the reader's goroutine.
+	consumers map[string]*Consumer
+	prefetch  uint32 // for consumers to come
+	confirms  bool
+	published uint64 // tag of the last publish in confirm mode
+	tx        *transaction
+	replies   *Consumer // of direct replies
+
+	// Guarded by s.mu.
+	closed   bool
+	stopped  bool // by Flow
+	lastTag  uint64
+	unacked  unackedRing
+	shared   uint32 // prefetch of the whole channel
+	inFlight uint32
+	parked   []*Consumer // waiting for the channel's room
+	conf     confirms
+}
+
+// OpenChannel begins a channel. id must not be in use in the session.
+func (s *Session) OpenChannel(id uint16) *Channel {
+	ch := &Channel{s: s, id: id}
+	s.channels[id] = ch
+	return ch
+}
+
+// ID is the number that the channel was opened with.
+func (ch *Channel) ID() uint16 { return ch.id }
+
+// Close ends the channel: consumers end, what was not settled is requeued, an
+// open transaction is rolled back. When it returns no event of it is queued
+// but those that are in the writer's hands.
+func (ch *Channel) Close() {
+	ch.s.Flush()
+	ch.close()
+	delete(ch.s.channels, ch.id)
+}
+
+func (ch *Channel) close() {
+	s := ch.s
+	for tag, c := range ch.consumers {
+		delete(ch.consumers, tag)
+		ch.endConsumer(c)
+	}
+	s.mu.Lock()
+	ch.closed = true
+	var back []delivered
+	ch.unacked.all(func(d delivered) { back = append(back, d) })
+	ch.unacked = unackedRing{}
+	s.unacked -= len(back)
+	kept := s.events[:0]
+	for _, e := range s.events {
+		if e.Channel == ch || e.Consumer != nil && e.Consumer.ch == ch {
+			s.outBytes -= eventOverhead + len(e.Data)
+			continue
+		}
+		kept = append(kept, e)
+	}
+	clear(s.events[len(kept):])
+	s.events = kept
+	s.mu.Unlock()
+	settleAll(back, requeue)
+}
+
+// delivered is one delivery that awaits settlement.
+type delivered struct {
+	q   *Queue    // nil: a hole
+	c   *Consumer // nil: it was got, not consumed
+	seq uint64
+	tag uint64
+}
+
+// unackedRing holds a channel's unsettled deliveries by their tags.
+type unackedRing struct {
+	base uint64 // tag of the first
+	buf  []delivered
+	head int
+	n    int
+	held int // that are not holes
+}
+
+func (r *unackedRing) at(i int) *delivered { return &r.buf[(r.head+i)&(len(r.buf)-1)] }
+
+func (r *unackedRing) push(tag uint64, d delivered) {
+	if r.n == 0 {
+		r.base = tag
+	}
+	for r.base+uint64(r.n) < tag {
+		r.grow(delivered{})
+	}
+	r.grow(d)
+	r.held++
+}
+
+func (r *unackedRing) grow(d delivered) {
+	if r.n == len(r.buf) {
+		bigger := make([]delivered, max(8, 2*len(r.buf)))
+		for i := range r.n {
+			bigger[i] = *r.at(i)
+		}
+		r.buf, r.head = bigger, 0
+	}
+	r.n++
+	*r.at(r.n - 1) = d
+}
+
+// has tells whether the delivery with this tag awaits settlement.
+func (r *unackedRing) has(tag uint64) bool {
+	return r.n > 0 && tag >= r.base && tag-r.base < uint64(r.n) && r.at(int(tag-r.base)).q != nil
+}
+
+// take removes the delivery with this tag.
+func (r *unackedRing) take(tag uint64) delivered {
+	p := r.at(int(tag - r.base))
+	d := *p
+	*p = delivered{}
+	r.held--
+	r.trim()
+	return d
+}
+
+func (r *unackedRing) trim() {
+	for r.n > 0 && r.at(0).q == nil {
+		r.head = (r.head + 1) & (len(r.buf) - 1)
+		r.base++
+		r.n--
+	}
+	if r.n == 0 && len(r.buf) > 4096 {
+		r.buf, r.head = nil, 0
+	}
+}
+
+func (r *unackedRing) all(visit func(delivered)) {
+	for i := range r.n {
+		if d := r.at(i); d.q != nil {
+			visit(*d)
+		}
+	}
+}
+
+// roomLocked tells whether the consumer may be given one more delivery, and
+// parks it if not. s.mu is held.
+func (ch *Channel) roomLocked(c *Consumer) bool {
+	if ch.stopped || ch.shared > 0 && ch.inFlight >= ch.shared && !c.noAck {
+		c.parked = true
+		ch.parked = append(ch.parked, c)
+		return false
+	}
+	if c.prefetch > 0 && c.inFlight >= c.prefetch && !c.noAck {
+		c.parked = true
+		return false
+	}
+	return !ch.closed
+}
+
+// Qos limits the deliveries that await settlement: of each consumer started
+// from now on, or (global) of the whole channel at once. 0 is no limit.
+func (ch *Channel) Qos(prefetch uint32, global bool) {
+	if !global {
+		ch.prefetch = prefetch
+		return
+	}
+	s := ch.s
+	s.mu.Lock()
+	ch.shared = prefetch
+	resume := ch.unparkLocked()
+	s.mu.Unlock()
+	resumeConsumers(resume)
+}
+
+// Flow stops or restarts deliveries on the channel.
+func (ch *Channel) Flow(active bool) {
+	s := ch.s
+	s.mu.Lock()
+	ch.stopped = !active
+	var resume []*Consumer
+	if active {
+		resume = ch.unparkLocked()
+	}
+	s.mu.Unlock()
+	resumeConsumers(resume)
+}
+
+func (ch *Channel) unparkLocked() []*Consumer {
+	resume := ch.parked
+	ch.parked = nil
+	for _, c := range resume {
+		c.parked = false
+	}
+	return resume
+}
+
+type outcome uint8
+
+const (
+	acked outcome = iota
+	discarded
+	requeue
+)
+
+// Ack settles the delivery with this tag, or (multiple) all up to it; tag 0
+// with multiple means all. PreconditionFailed: no such delivery awaits it.
+func (ch *Channel) Ack(tag uint64, multiple bool) error { return ch.settle(tag, multiple, acked) }
+
+// Nack refuses deliveries: they go back to their place in the queue, or away.
+func (ch *Channel) Nack(tag uint64, multiple, back bool) error {
+	if back {
+		return ch.settle(tag, multiple, requeue)
+	}
+	return ch.settle(tag, multiple, discarded)
+}
+
+func (ch *Channel) settle(tag uint64, multiple bool, how outcome) error {
+	s := ch.s
+	if ch.tx != nil {
+		return ch.tx.settle(tag, multiple, how)
+	}
+	list := s.pub.settling[:0]
+	s.mu.Lock()
+	list, err := ch.takeUnackedLocked(list, tag, multiple)
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	resume := ch.creditLocked(list)
+	s.mu.Unlock()
+	settleAll(list, how)
+	resumeConsumers(resume)
+	clear(list)
+	if s.pub.settling = list[:0]; cap(list) > 4096 {
+		s.pub.settling = nil
+	}
+	return nil
+}
+
+func (ch *Channel) takeUnackedLocked(list []delivered, tag uint64, multiple bool) ([]delivered, error) {
+	u := &ch.unacked
+	switch {
+	case multiple && tag == 0:
+		u.all(func(d delivered) { list = append(list, d) })
+		*u = unackedRing{}
+	case !u.has(tag):
+		return nil, errorf(PreconditionFailed, "unknown delivery tag %d", tag)
+	case multiple:
+		for n := int(tag-u.base) + 1; n > 0; n-- {
+			if p := u.at(0); p.q != nil {
+				list = append(list, *p)
+				*p = delivered{}
+				u.held--
+			}
+			u.head = (u.head + 1) & (len(u.buf) - 1)
+			u.base++
+			u.n--
+		}
+		u.trim()
+	default:
+		list = append(list, u.take(tag))
+	}
+	return list, nil
+}
+
+// creditLocked gives room back for deliveries that were taken off the channel,
+// and returns the consumers that may go on because of it.
+func (ch *Channel) creditLocked(list []delivered) (resume []*Consumer) {
+	ch.s.unacked -= len(list)
+	for i := range list {
+		c := list[i].c
+		if c == nil {
+			continue
+		}
+		c.inFlight--
+		ch.inFlight--
+		if c.parked && c.prefetch > 0 && c.inFlight == c.prefetch-1 {
+			c.parked = false
+			resume = append(resume, c)
+		}
+	}
+	if len(ch.parked) > 0 && !ch.stopped && ch.inFlight < ch.shared {
+		resume = append(resume, ch.unparkLocked()...)
+	}
+	return resume
+}
+
+// settleAll carries out settlements queue by queue.
+func settleAll(list []delivered, how outcome) {
+	for len(list) > 0 {
+		q := list[0].q
+		n := 1
+		for n < len(list) && list[n].q == q {
+			n++
+		}
+		q.mu.Lock()
+		if !q.deleted {
+			for i := range list[:n] {
+				if how == requeue {
+					q.requeueLocked(list[i].seq)
+				} else {
+					q.removeLocked(list[i].seq)
+				}
+			}
+			q.reportLocked()
+			q.dispatchLocked()
+		}
+		q.mu.Unlock()
+		list = list[n:]
+	}
+}
+
+// Recover requeues all that the channel has not settled. Without requeue it
+// would be redelivered to the same consumers, which no broker does any more:
+// NotImplemented.
+func (ch *Channel) Recover(back bool) error {
+	if !back {
+		return errorf(NotImplemented, "requeue=false")
+	}
+	ch.s.mu.Lock()
+	held := ch.unacked.held
+	ch.s.mu.Unlock()
+	if held == 0 {
+		return nil
+	}
+	s := ch.s
+	s.mu.Lock()
+	list, err := ch.takeUnackedLocked(nil, 0, true)
+	var resume []*Consumer
+	if err == nil {
+		resume = ch.creditLocked(list)
+	}
+	s.mu.Unlock()
+	settleAll(list, requeue)
+	resumeConsumers(resume)
+	return err
+}
+
+// confirms follows which of a channel's publishes are settled. Guarded by the
+// session's mutex.
+type confirms struct {
+	low     uint64          // all up to this one are settled
+	told    uint64          // the peer knows of all up to this one
+	early   map[uint64]bool // settled, above low; false: told already
+	singles []uint64        // of early, to be told
+	listed  bool            // in the session's list
+}
+
+// confirmLocked notes that the publishes from..to are safe. s.mu is held.
+func (ch *Channel) confirmLocked(from, to uint64) {
+	if ch.closed {
+		return
+	}
+	c := &ch.conf
+	if from == c.low+1 {
+		c.low = to
+		for len(c.early) > 0 {
+			if _, ok := c.early[c.low+1]; !ok {
+				break
+			}
+			delete(c.early, c.low+1)
+			c.low++
+		}
+	} else {
+		if c.early == nil {
+			c.early = map[uint64]bool{}
+		}
+		for tag := from; tag <= to; tag++ {
+			c.early[tag] = true
+			c.singles = append(c.singles, tag)
+		}
+	}
+	if !c.listed {
+		c.listed = true
+		ch.s.confirming = append(ch.s.confirming, ch)
+	}
+}
+
+// tellConfirms turns what is settled into as few events as will do. s.mu is
+// held.
+func (ch *Channel) tellConfirms() {
+	c := &ch.conf
+	c.listed = false
+	if ch.closed {
+		return
+	}
+	for _, tag := range c.singles {
+		if tag > c.low {
+			ch.s.pushLocked(Event{Kind: EventConfirm, Channel: ch, Tag: tag})
+		}
+	}
+	c.singles = c.singles[:0]
+	if c.low > c.told {
+		ch.s.pushLocked(Event{Kind: EventConfirm, Channel: ch, Tag: c.low, Multiple: c.low-c.told > 1})
+		c.told = c.low
+	}
+}
+
+// confirmNow confirms one run of publishes and wakes the writer. Any goroutine.
+func (ch *Channel) confirmNow(from, to uint64) {
+	ch.s.mu.Lock()
+	ch.confirmLocked(from, to)
+	ch.s.mu.Unlock()
+	ch.s.signal()
+}
+
+// ConfirmSelect puts the channel into confirm mode: each publish from now on
+// has a tag, from 1, that an EventConfirm settles. PreconditionFailed within a
+// transaction.
+func (ch *Channel) ConfirmSelect() error {
+	if ch.tx != nil {
+		return errorf(PreconditionFailed, "cannot switch from tx to confirm mode")
+	}
+	ch.s.Flush()
+	ch.confirms = true
+	return nil
+}
+
+func byNumber(a, b *Queue) int { return cmp.Compare(a.num, b.num) }
+
+// byQueue orders deliveries so that settleAll takes each queue once.
+func byQueue(a, b delivered) int {
+	return cmp.Or(cmp.Compare(a.q.num, b.q.num), cmp.Compare(a.seq, b.seq))
+}

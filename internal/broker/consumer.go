@@ -1,0 +1,301 @@
+package broker
+
+// ConsumeSpec is what a client asks of a new consumer.
+type ConsumeSpec struct {
+	Queue     string
+	Tag       string // unique in its channel, not empty
+	NoAck     bool   // what is delivered is settled
+	Exclusive bool   // no other consumer may be on the queue
+	Args      []byte // header list; x-priority is honoured
+}
+
+// A Consumer takes messages from one queue for one channel.
+type Consumer struct {
+	tag       string
+	ch        *Channel
+	q         *Queue // nil for direct reply-to
+	token     string // of direct reply-to
+	noAck     bool
+	exclusive bool
+	priority  int
+
+	// Guarded by q.mu.
+	started bool
+	gone    bool
+	ringed  bool
+	slot    int
+
+	// Guarded by the session's mutex.
+	prefetch uint32
+	inFlight uint32
+	parked   bool
+}
+
+// Tag is the consumer's name in its channel.
+func (c *Consumer) Tag() string { return c.tag }
+
+// Channel is the channel that the consumer belongs to.
+func (c *Consumer) Channel() *Channel { return c.ch }
+
+type verdict uint8
+
+const (
+	assigned  verdict = iota
+	noRoom            // the consumer is parked until it has room
+	notLoaded         // the next message is being read back
+)
+
+// assignLocked moves up to most messages from the head of the queue to the
+// consumer, as far as it has room. q.mu is held.
+func (c *Consumer) assignLocked(most int) verdict {
+	q, ch, s := c.q, c.ch, c.ch.s
+	did := 0
+	result := assigned
+	s.mu.Lock()
+	for ; most > 0; most-- {
+		if s.outBytes >= outboxLimit {
+			c.parked = true
+			s.stalled = append(s.stalled, c)
+			result = noRoom
+			break
+		}
+		if !ch.roomLocked(c) {
+			result = noRoom
+			break
+		}
+		seq, e := q.peekLocked()
+		if e == nil {
+			break
+		}
+		block := e.msg.block()
+		if block == nil {
+			q.loadLocked(seq)
+			result = notLoaded
+			break
+		}
+		if seq&(chunkSize-1) == 0 {
+			q.readAheadLocked(seq)
+		}
+		redelivered := e.redelivered
+		q.takeLocked(seq, e)
+		ch.lastTag++
+		if c.noAck {
+			q.removeLocked(seq)
+		} else {
+			ch.unacked.push(ch.lastTag, delivered{q, c, seq, ch.lastTag})
+			c.inFlight++
+			ch.inFlight++
+			s.unacked++
+		}
+		s.pushLocked(Event{
+			Kind: EventDelivery, Redelivered: redelivered,
+			Tag: ch.lastTag, Consumer: c, Data: block,
+		})
+		did++
+	}
+	s.mu.Unlock()
+	if did > 0 {
+		s.signal()
+	}
+	return result
+}
+
+// resumeConsumers gives consumers that were parked, and are no longer, their
+// turns again.
+func resumeConsumers(list []*Consumer) {
+	for _, c := range list {
+		q := c.q
+		q.mu.Lock()
+		if !c.gone && c.started {
+			q.ring.add(c)
+			q.dispatchLocked()
+		}
+		q.mu.Unlock()
+	}
+}
+
+// Consume registers a consumer; it gets nothing before Start. Errors: NotFound,
+// ResourceLocked (exclusive to another connection), AccessRefused (an exclusive
+// consumer is in the way, or the queue is in use), NotAllowed (tag in use),
+// PreconditionFailed (an argument).
+func (ch *Channel) Consume(spec ConsumeSpec) (*Consumer, error) {
+	s := ch.s
+	s.Flush()
+	if old := ch.consumers[spec.Tag]; old != nil && !old.ended() {
+		return nil, errorf(NotAllowed, "attempt to reuse consumer tag '%s'", spec.Tag)
+	}
+	c := &Consumer{tag: spec.Tag, ch: ch, noAck: spec.NoAck, exclusive: spec.Exclusive, prefetch: ch.prefetch}
+	if spec.Queue == ReplyTo {
+		return ch.consumeReplies(c)
+	}
+	if a, ok := findArg(spec.Args, "x-priority"); ok {
+		n, ok := a.decoded().(int64)
+		if !ok {
+			return nil, errorf(PreconditionFailed, "invalid arg 'x-priority' for queue '%s' in vhost '%s': \"expected integer, got %s\"", spec.Queue, s.v.name, a.typeName())
+		}
+		c.priority = int(n)
+	}
+	q, err := s.v.queue(spec.Queue, s)
+	if err != nil {
+		return nil, err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.deleted:
+		return nil, s.v.noQueue(spec.Queue)
+	case q.exclusive != nil || spec.Exclusive && len(q.consumers) > 0:
+		return nil, errorf(AccessRefused, "queue '%s' in vhost '%s' in exclusive use", q.name, s.v.name)
+	}
+	if spec.Exclusive {
+		q.exclusive = c
+	}
+	c.q = q
+	q.consumers = append(q.consumers, c)
+	q.hadOne = true
+	if ch.consumers == nil {
+		ch.consumers = map[string]*Consumer{}
+	}
+	ch.consumers[c.tag] = c
+	return c, nil
+}
+
+// ended tells whether the broker ended the consumer, with its queue.
+func (c *Consumer) ended() bool {
+	if c.q == nil {
+		return false
+	}
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	return c.gone
+}
+
+// Start lets the consumer's deliveries begin.
+func (c *Consumer) Start() {
+	if c.q == nil {
+		return
+	}
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	if c.gone || c.started {
+		return
+	}
+	c.started = true
+	c.q.ring.add(c)
+	c.q.dispatchLocked()
+}
+
+// Cancel ends a consumer: when it returns nothing more is queued for it. What
+// was delivered stays unsettled. An unknown tag is no error.
+func (ch *Channel) Cancel(tag string) {
+	ch.s.Flush()
+	c := ch.consumers[tag]
+	if c == nil {
+		return
+	}
+	delete(ch.consumers, tag)
+	ch.endConsumer(c)
+}
+
+// endConsumer takes a consumer off its queue, which goes with it if it is
+// auto-delete and this was the last.
+func (ch *Channel) endConsumer(c *Consumer) {
+	if c.q == nil {
+		ch.s.b.replies.remove(c)
+		return
+	}
+	q := c.q
+	q.mu.Lock()
+	last := q.dropConsumerLocked(c)
+	q.mu.Unlock()
+	if last && q.spec.AutoDelete {
+		q.v.deleteUnused(q)
+	}
+}
+
+// dropConsumerLocked forgets a consumer and tells whether it was the last.
+func (q *Queue) dropConsumerLocked(c *Consumer) bool {
+	if c.gone {
+		return false
+	}
+	c.gone = true
+	q.ring.remove(c)
+	for i, x := range q.consumers {
+		if x == c {
+			last := len(q.consumers) - 1
+			copy(q.consumers[i:], q.consumers[i+1:])
+			q.consumers[last] = nil
+			q.consumers = q.consumers[:last]
+			break
+		}
+	}
+	if q.exclusive == c {
+		q.exclusive = nil
+	}
+	if len(q.consumers) == 0 {
+		q.releaseLocked()
+	}
+	return len(q.consumers) == 0
+}
+
+// Get takes the first ready message of a queue. found is whether an EventGot
+// was queued.
+func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
+	s := ch.s
+	s.Flush()
+	q, err := s.v.queue(queue, s)
+	if err != nil {
+		return false, err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		if q.deleted {
+			return false, s.v.noQueue(queue)
+		}
+		seq, e := q.peekLocked()
+		if e == nil {
+			return false, nil
+		}
+		block := e.msg.block()
+		if block == nil {
+			loaded := q.loadLocked(seq)
+			q.mu.Unlock()
+			select {
+			case <-loaded:
+			case <-s.b.failed:
+			case <-s.stop:
+			}
+			q.mu.Lock()
+			if err := s.b.Err(); err != nil {
+				return false, err
+			}
+			select {
+			case <-s.stop:
+				return false, nil
+			default:
+			}
+			continue
+		}
+		redelivered := e.redelivered
+		q.takeLocked(seq, e)
+		s.mu.Lock()
+		ch.lastTag++
+		tag := ch.lastTag
+		if !noAck {
+			ch.unacked.push(tag, delivered{q, nil, seq, tag})
+			s.unacked++
+		}
+		s.pushLocked(Event{
+			Kind: EventGot, Channel: ch, Tag: tag, Redelivered: redelivered,
+			Count: uint32(q.ready), Data: block,
+		})
+		s.mu.Unlock()
+		s.signal()
+		if noAck {
+			q.removeLocked(seq)
+			q.reportLocked()
+		}
+		return true, nil
+	}
+}

@@ -1,0 +1,184 @@
+package broker
+
+import (
+	"fmt"
+
+	"github.com/ferrymq/ferry/internal/journal"
+)
+
+// RecordInfo is one record of a batch's head, taken apart for people. Fields
+// that its kind does not have are zero.
+type RecordInfo struct {
+	Kind string // one of recordNames
+
+	Queue uint64 // number of the queue that is meant
+	First uint64 // first of the sequence numbers that are meant
+	Count uint64 // how many, from First on
+
+	// Of publishes. Sizes are those of the messages' blocks, which stand one
+	// behind the other in the batch's body, from Offset on; or the block stands
+	// in Parts.
+	Targets []MessageRef
+	Sizes   []uint64
+	Offset  uint64
+	Parts   []journal.Ref
+
+	// Of exchanges, queues and bindings. Of a binding, Name is its source,
+	// Type is "queue" or "exchange", as its Destination is.
+	VHost       string
+	Name        string
+	Type        string
+	Destination string
+	Key         string
+	Args        []byte // a header list of package message
+	Durable     bool
+	AutoDelete  bool
+	Internal    bool
+
+	// Of checkpoints.
+	NextQueue  uint64       // no queue has this number or a higher one
+	Position   uint64       // where the checkpoint that ends here begins
+	Tail       uint64       // the next sequence number of a queue
+	Floor      uint64       // all below is settled
+	SettledRun []SettledRun // and these, above it
+}
+
+// MessageRef names a message by its queue's number and its place there.
+type MessageRef struct{ Queue, Seq uint64 }
+
+// SettledRun is a run of sequence numbers that are settled.
+type SettledRun struct{ First, Count uint64 }
+
+var recordNames = [...]string{
+	recNone:          "nothing",
+	recRun:           "publish",
+	recMany:          "publish-to-many",
+	recParts:         "publish-in-parts",
+	recPart:          "part",
+	recSettle:        "settle",
+	recTxBegin:       "transaction-begin",
+	recTxEnd:         "transaction-end",
+	recEpoch:         "epoch",
+	recVHost:         "vhost",
+	recExchange:      "exchange",
+	recExchangeGone:  "exchange-deleted",
+	recQueue:         "queue",
+	recQueueGone:     "queue-deleted",
+	recBind:          "bind",
+	recUnbind:        "unbind",
+	recCheckpoint:    "checkpoint",
+	recState:         "queue-state",
+	recCheckpointEnd: "checkpoint-end",
+}
+
+// DescribeHead calls visit with each record of a batch's head, in order. What
+// visit gets points into head. The error says that head is not what this broker
+// writes; the records before the fault were visited.
+func DescribeHead(head []byte, visit func(RecordInfo)) error {
+	d := describer{reader: reader{b: head}}
+	for len(d.b) > 0 {
+		at := len(head) - len(d.b)
+		info, err := d.record()
+		if err != nil {
+			return fmt.Errorf("byte %d of a batch's head of %d: %w", at, len(head), err)
+		}
+		visit(info)
+	}
+	return nil
+}
+
+type describer struct {
+	reader
+	offset uint64 // in the batch's body
+}
+
+func (d *describer) record() (RecordInfo, error) {
+	kind := d.byte()
+	if int(kind) >= len(recordNames) {
+		return RecordInfo{}, fmt.Errorf("%w: kind %d", errRecord, kind)
+	}
+	r := RecordInfo{Kind: recordNames[kind], Offset: d.offset}
+	switch kind {
+	case recRun:
+		r.Queue, r.First = d.num(), d.num()
+		r.Sizes = make([]uint64, d.count())
+		r.Count = uint64(len(r.Sizes))
+		for i := range r.Sizes {
+			r.Sizes[i] = d.block()
+		}
+	case recMany:
+		r.Targets = d.targets()
+		r.Sizes = []uint64{d.block()}
+	case recParts:
+		r.Targets = d.targets()
+		r.Parts = make([]journal.Ref, d.count())
+		for i := range r.Parts {
+			r.Parts[i] = journal.Ref{Position: d.num(), Offset: uint32(d.num()), Length: uint32(d.num())}
+		}
+	case recPart:
+		r.Targets = []MessageRef{{d.num(), d.num()}}
+		r.Sizes = []uint64{d.block()}
+	case recSettle:
+		r.Queue, r.First, r.Count = d.num(), d.num(), d.num()
+	case recVHost:
+		r.VHost = d.text()
+	case recExchange:
+		r.VHost, r.Name, r.Type = d.text(), d.text(), d.text()
+		d.flags(&r)
+		r.Args = d.bytes()
+	case recExchangeGone:
+		r.VHost, r.Name = d.text(), d.text()
+	case recQueue:
+		d.queue(&r)
+	case recQueueGone:
+		r.Queue = d.num()
+	case recBind, recUnbind:
+		r.VHost, r.Name = d.text(), d.text()
+		r.Type = "queue"
+		if d.byte() != 0 {
+			r.Type = "exchange"
+		}
+		r.Destination, r.Key, r.Args = d.text(), d.text(), d.bytes()
+	case recCheckpoint:
+		r.NextQueue = d.num()
+	case recState:
+		d.queue(&r)
+		r.Tail, r.Floor = d.num(), d.num()
+		r.SettledRun = make([]SettledRun, d.count())
+		at := r.Floor
+		for i := range r.SettledRun {
+			at += d.num()
+			r.SettledRun[i] = SettledRun{at, d.num()}
+			at += r.SettledRun[i].Count
+		}
+	case recCheckpointEnd:
+		r.Position = d.num()
+	}
+	return r, d.err
+}
+
+// block reads the size of a block in the batch's body.
+func (d *describer) block() uint64 {
+	n := d.num()
+	d.offset += n
+	return n
+}
+
+func (d *describer) targets() []MessageRef {
+	t := make([]MessageRef, d.count())
+	for i := range t {
+		t[i] = MessageRef{d.num(), d.num()}
+	}
+	return t
+}
+
+func (d *describer) flags(r *RecordInfo) {
+	f := d.byte()
+	r.Durable, r.AutoDelete, r.Internal = f&flagDurable != 0, f&flagAutoDelete != 0, f&flagInternal != 0
+}
+
+func (d *describer) queue(r *RecordInfo) {
+	r.Queue, r.VHost, r.Name = d.num(), d.text(), d.text()
+	d.flags(r)
+	r.Args = d.bytes()
+}

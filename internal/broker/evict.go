@@ -1,0 +1,322 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ferrymq/ferry/internal/journal"
+	"github.com/ferrymq/ferry/internal/message"
+)
+
+const (
+	loadMessages = 2048    // messages read back at once
+	loadBytes    = 1 << 20 // or so many bytes
+	loadAhead    = 8       // chunks kept loaded in front of the consumers
+	loaders      = 4       // reads under way at once
+)
+
+// evictor keeps the bytes of bodies in memory near a limit. It holds every
+// chunk that may have bodies, oldest first, and lets go of those that a queue
+// will deliver last.
+type evictor struct {
+	b     *Broker
+	limit int64
+	hot   atomic.Int64 // bytes of blocks in memory
+	wake  chan struct{}
+	spill []*stored // of the evictor's goroutine
+
+	mu   sync.Mutex
+	root chunk // of the list
+}
+
+func newEvictor(b *Broker, limit int64) *evictor {
+	e := &evictor{b: b, limit: limit, wake: make(chan struct{}, 1)}
+	e.root.prev, e.root.next = &e.root, &e.root
+	return e
+}
+
+func (e *evictor) over() bool { return e.hot.Load() > e.limit }
+
+func (e *evictor) poke() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// add lists a chunk; its queue is locked, which guards listed too.
+func (e *evictor) add(k *chunk) {
+	e.mu.Lock()
+	if !k.listed {
+		k.listed = true
+		k.prev, k.next = e.root.prev, &e.root
+		k.prev.next, k.next.prev = k, k
+	}
+	e.mu.Unlock()
+}
+
+func (e *evictor) remove(k *chunk) {
+	e.mu.Lock()
+	if k.listed {
+		k.listed = false
+		k.prev.next, k.next.prev = k.next, k.prev
+		k.prev, k.next = nil, nil
+	}
+	e.mu.Unlock()
+}
+
+// oldest takes the first chunk off the list, without marking it: the caller
+// locks its queue and then removes it.
+func (e *evictor) oldest(after *chunk) *chunk {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	k := e.root.next
+	if after != nil && after.listed {
+		k = after.next
+	}
+	if k == &e.root {
+		return nil
+	}
+	return k
+}
+
+func (e *evictor) run() {
+	for {
+		select {
+		case <-e.wake:
+		case <-e.b.quit:
+			return
+		}
+		var last *chunk
+		for e.hot.Load() > e.limit*7/8 {
+			k := e.oldest(last)
+			if k == nil {
+				break
+			}
+			if !e.evict(k) {
+				last = k
+			}
+			if len(e.spill) > 0 {
+				e.b.scratch.spill(e.spill)
+				clear(e.spill)
+				e.spill = e.spill[:0]
+			}
+		}
+	}
+}
+
+// evict drops the bodies of a chunk that are on disk, and gathers those that
+// must go to the scratch file first. It tells whether the chunk left the list.
+func (e *evictor) evict(k *chunk) bool {
+	q := k.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !k.listed {
+		return true
+	}
+	if k.live == 0 || q.deleted {
+		e.remove(k)
+		return true
+	}
+	if len(q.consumers) > 0 && k.first>>chunkShift <= q.next>>chunkShift+loadAhead {
+		return false // about to be delivered, or delivered
+	}
+	if k.loading != nil {
+		return false
+	}
+	durable := e.b.log.durable.Load()
+	freed, left := 0, 0
+	for i := range k.entries {
+		m := k.entries[i].msg
+		if m == nil || m.data.Load() == nil {
+			continue
+		}
+		switch m.placed.Load() {
+		case inJournal:
+			if m.ref.Position > durable {
+				left++
+				continue
+			}
+			fallthrough
+		case inScratch:
+			if m.data.Swap(nil) != nil {
+				freed += int(m.size)
+			}
+		default:
+			left++
+			if !m.journaled && e.b.scratch != nil {
+				e.spill = append(e.spill, m)
+			}
+		}
+	}
+	e.hot.Add(int64(-freed))
+	if left > 0 {
+		return false // not on disk yet
+	}
+	e.remove(k)
+	return true
+}
+
+// loadLocked begins to read back the bodies from the chunk of seq on, and
+// returns what is closed when they are there. q.mu is held.
+func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
+	k := q.chunks.at(seq)
+	if k.loading != nil {
+		return k.loading
+	}
+	done := make(chan struct{})
+	var ks []*chunk
+	var msgs []*stored
+	size := 0
+	last := seq>>chunkShift + loadMessages/chunkSize
+	for n := seq >> chunkShift; n < last && n-q.chunks.base < uint64(q.chunks.len()) && size < loadBytes; n++ {
+		k := q.chunks.list[q.chunks.head+int(n-q.chunks.base)]
+		if k == nil {
+			continue
+		}
+		if k.loading != nil {
+			break
+		}
+		k.loading = done
+		ks = append(ks, k)
+		for i := range k.entries {
+			if m := k.entries[i].msg; m != nil && m.data.Load() == nil {
+				msgs = append(msgs, m)
+				size += int(m.size)
+			}
+		}
+	}
+	q.v.b.tasks.Go(func() { q.load(ks, msgs, done) })
+	return done
+}
+
+// readAheadLocked begins to read back what the consumers will come to next.
+func (q *Queue) readAheadLocked(seq uint64) {
+	n := seq>>chunkShift + 1
+	for i := range uint64(loadAhead) {
+		at := n + i
+		if at < q.chunks.base || at-q.chunks.base >= uint64(q.chunks.len()) {
+			return
+		}
+		k := q.chunks.list[q.chunks.head+int(at-q.chunks.base)]
+		if k == nil || len(k.entries) == 0 {
+			continue
+		}
+		if k.loading != nil {
+			return
+		}
+		if m := k.entries[0].msg; m != nil && m.data.Load() == nil {
+			q.loadLocked(k.first)
+			return
+		}
+	}
+}
+
+func (q *Queue) load(ks []*chunk, msgs []*stored, done chan struct{}) {
+	b := q.v.b
+	b.loading <- struct{}{}
+	err := b.readBack(msgs)
+	<-b.loading
+	q.mu.Lock()
+	for _, k := range ks {
+		k.loading = nil
+		if k.live > 0 && !q.deleted {
+			b.evict.add(k)
+		}
+	}
+	if err == nil && !q.deleted {
+		q.dispatchLocked()
+	}
+	q.mu.Unlock()
+	close(done)
+	if err != nil {
+		b.fail(err)
+	}
+}
+
+// readBack brings the bodies of messages into memory.
+func (b *Broker) readBack(msgs []*stored) error {
+	var refs, scratchRefs []journal.Ref
+	var from, scratchFrom []*stored
+	for _, m := range msgs {
+		switch {
+		case m.data.Load() != nil || m.holders.Load() == 0:
+		case m.placed.Load() == inScratch:
+			scratchRefs, scratchFrom = append(scratchRefs, m.ref), append(scratchFrom, m)
+		case m.parts != nil:
+			if err := b.readParts(m); err != nil {
+				return err
+			}
+		default:
+			refs, from = append(refs, m.ref), append(from, m)
+		}
+	}
+	if err := b.readInto(b.log.j, refs, from); err != nil {
+		return err
+	}
+	if len(scratchRefs) > 0 {
+		return b.readInto(b.scratch.j, scratchRefs, scratchFrom)
+	}
+	return nil
+}
+
+func (b *Broker) readInto(j journal.Journal, refs []journal.Ref, msgs []*stored) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	blocks, err := j.ReadRefs(context.Background(), refs)
+	if err != nil {
+		// What was settled meanwhile may be gone with its segment.
+		if len(refs) == 1 {
+			if msgs[0].holders.Load() == 0 {
+				return nil
+			}
+			return fmt.Errorf("read back a message: %w", err)
+		}
+		for i := range refs {
+			if err := b.readInto(j, refs[i:i+1], msgs[i:i+1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for i, block := range blocks {
+		if err := message.Check(block); err != nil {
+			if msgs[i].holders.Load() == 0 {
+				continue
+			}
+			return fmt.Errorf("read back a message from position %d, offset %d: %w", refs[i].Position, refs[i].Offset, err)
+		}
+		b.warm(msgs[i], block)
+	}
+	return nil
+}
+
+func (b *Broker) readParts(m *stored) error {
+	parts, err := b.log.j.ReadRefs(context.Background(), *m.parts)
+	if err != nil {
+		if m.holders.Load() == 0 {
+			return nil
+		}
+		return fmt.Errorf("read back a large message: %w", err)
+	}
+	block := make([]byte, 0, m.size)
+	for _, p := range parts {
+		block = append(block, p...)
+	}
+	if err := message.Check(block); err != nil {
+		return fmt.Errorf("read back a large message from position %d: %w", m.ref.Position, err)
+	}
+	b.warm(m, block)
+	return nil
+}
+
+// warm gives a message the body that was read back, unless another queue's
+// reading did, or it was settled meanwhile.
+func (b *Broker) warm(m *stored, block []byte) {
+	if m.holders.Load() > 0 && m.data.CompareAndSwap(nil, &block[0]) {
+		b.evict.hot.Add(int64(len(block)))
+	}
+}

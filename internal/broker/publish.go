@@ -1,0 +1,476 @@
+package broker
+
+import (
+	"bytes"
+	"math"
+	"time"
+
+	"github.com/ferrymq/ferry/internal/message"
+)
+
+const (
+	flushMessages = 512       // publishes gathered before they enter their queues
+	flushBytes    = 256 << 10 // or so many bytes
+	slabMax       = 64 << 10  // blocks are carved from slabs of at most this size
+	ownBlock      = 8 << 10   // larger blocks get an allocation of their own
+	routeCacheMax = 4096      // routes a connection remembers
+)
+
+// Publish is a message that a client hands over. Nothing of it is kept: the
+// broker copies what it needs.
+type Publish struct {
+	Exchange, Key []byte
+	Persistent    bool
+	Mandatory     bool   // return it if no queue takes it
+	Properties    []byte // property list of package message
+	Body          []byte
+}
+
+type pubItem struct {
+	m         *stored
+	r         *path
+	ch        *Channel
+	tag       uint64 // 0: no confirm is wanted
+	mandatory bool
+}
+
+// publisher gathers a connection's publishes, so that a queue's and the log's
+// locks are taken once for many. It belongs to the reader's goroutine.
+type publisher struct {
+	s *Session
+
+	items []pubItem
+	bytes int
+
+	slab     []byte
+	slabNext int // size of the next slab
+	pool     []stored
+
+	lastRoute *path
+	lastName  []byte // exchange, 0, key of lastRoute
+	routes    map[string]*path
+	rkey      []byte
+	plain     []byte // the last property list that was found to have no reply-to to replace
+	checked   []byte // the last property list that was found good, and to route by key alone
+
+	pressure *Queue // a queue that has more than it can deliver
+
+	settling []delivered // scratch of Channel.settle
+	seqs     []uint64
+}
+
+func (p *publisher) message() *stored {
+	if len(p.pool) == 0 {
+		n := min(64, max(1, len(p.items)))
+		p.pool = make([]stored, n)
+	}
+	m := &p.pool[0]
+	p.pool = p.pool[1:]
+	return m
+}
+
+// room returns an empty slice with capacity n.
+func (p *publisher) room(n int) []byte {
+	if n > ownBlock {
+		return make([]byte, 0, n)
+	}
+	if len(p.slab) < n {
+		p.slab = make([]byte, max(n, p.slabNext))
+	}
+	b := p.slab[:0:n]
+	p.slab = p.slab[n:]
+	return b
+}
+
+// Publish takes a message. It enters its queues at the latest with the next
+// Flush, in order. Errors: NotFound (exchange), AccessRefused (an internal
+// exchange), PreconditionFailed (reply-to without a consumer of replies),
+// TooLarge.
+func (ch *Channel) Publish(p *Publish) error {
+	s := ch.s
+	if len(p.Body) > s.b.cfg.MaxMessage {
+		return s.b.tooLarge(uint64(len(p.Body)))
+	}
+	r, err := s.pub.route(p)
+	if err != nil {
+		return err
+	}
+	props, err := ch.replaceReplyTo(p.Properties)
+	if err != nil {
+		return err
+	}
+	size := message.Overhead + len(p.Exchange) + len(p.Key) + len(props) + len(p.Body)
+	block := message.AppendBlockHead(s.pub.room(size), p.Persistent, p.Exchange, p.Key, props)
+	block = append(block, p.Body...)
+	ch.enqueue(block, r, p)
+	return nil
+}
+
+func (b *Broker) tooLarge(size uint64) *Error {
+	return errorf(TooLarge, "message size %d is larger than configured max size %d", size, b.cfg.MaxMessage)
+}
+
+// Incoming is a message whose body arrives in pieces.
+type Incoming struct {
+	ch    *Channel
+	p     Publish
+	head  int
+	size  int
+	block []byte
+}
+
+// PublishLarge begins a message whose body, of size bytes, comes in pieces. p's
+// fields are copied. Errors as Publish.
+func (ch *Channel) PublishLarge(p *Publish, size uint64) (*Incoming, error) {
+	if size > uint64(ch.s.b.cfg.MaxMessage) || size > math.MaxInt32 {
+		return nil, ch.s.b.tooLarge(size)
+	}
+	if _, err := ch.s.pub.route(p); err != nil {
+		return nil, err
+	}
+	props, err := ch.replaceReplyTo(p.Properties)
+	if err != nil {
+		return nil, err
+	}
+	in := &Incoming{ch: ch, p: *p, size: int(size)}
+	in.p.Exchange, in.p.Key = bytes.Clone(p.Exchange), bytes.Clone(p.Key)
+	in.p.Properties, in.p.Body = bytes.Clone(props), nil
+	head := message.Overhead + len(p.Exchange) + len(p.Key) + len(props)
+	in.block = message.AppendBlockHead(make([]byte, 0, head+min(int(size), 256<<10)), p.Persistent, p.Exchange, p.Key, props)
+	in.head = len(in.block)
+	return in, nil
+}
+
+// Left is the number of bytes of the body that have not come yet.
+func (in *Incoming) Left() int { return in.size - (len(in.block) - in.head) }
+
+// Room returns the next n bytes of the body, for the caller to fill; n must not
+// be more than Left. Memory grows with what came, not with what was announced.
+func (in *Incoming) Room(n int) []byte {
+	at := len(in.block)
+	if need := at + n; need > cap(in.block) {
+		grown := make([]byte, at, min(max(need, 2*cap(in.block)), in.head+in.size))
+		copy(grown, in.block)
+		in.block = grown
+	}
+	in.block = in.block[:at+n]
+	return in.block[at:]
+}
+
+// Finish publishes the message, whose body must be complete. Errors as Publish.
+func (in *Incoming) Finish() error {
+	r, err := in.ch.s.pub.route(&in.p)
+	if err != nil {
+		return err
+	}
+	in.ch.enqueue(in.block, r, &in.p)
+	return nil
+}
+
+func (ch *Channel) enqueue(block []byte, r *path, p *Publish) {
+	message.Seal(block)
+	pub := &ch.s.pub
+	m := pub.message()
+	m.setBlock(block)
+	m.persistent = p.Persistent
+	it := pubItem{m: m, r: r, ch: ch, mandatory: p.Mandatory}
+	if ch.tx != nil {
+		ch.tx.pubs = append(ch.tx.pubs, it)
+		ch.tx.bytes += len(block)
+		return
+	}
+	if ch.confirms {
+		ch.published++
+		it.tag = ch.published
+	}
+	pub.items = append(pub.items, it)
+	pub.bytes += len(block)
+	if len(pub.items) >= flushMessages || pub.bytes >= flushBytes {
+		ch.s.Flush()
+	}
+}
+
+// Flush puts what was published into its queues. The reader calls it before it
+// waits for input.
+func (s *Session) Flush() {
+	p := &s.pub
+	if len(p.items) == 0 {
+		return
+	}
+	if p.slabNext = min(2*p.bytes, slabMax); len(p.items) < 4 {
+		// A connection that publishes now and then keeps no slab.
+		p.slab, p.slabNext, p.pool = nil, 0, nil
+	}
+	s.b.evict.hot.Add(int64(p.bytes))
+	if s.b.blocked.Load() != nil {
+		if !s.isBlocked() {
+			s.tellBlocked()
+		}
+		s.blockedBytes += p.bytes
+	}
+	s.insert(p.items)
+	clear(p.items)
+	if p.items = p.items[:0]; cap(p.items) > 2*flushMessages {
+		p.items = nil
+	}
+	p.bytes = 0
+	if s.b.evict.over() {
+		s.b.evict.poke()
+	}
+}
+
+// insert puts publishes into their queues, in runs that share a route.
+func (s *Session) insert(items []pubItem) {
+	for len(items) > 0 {
+		r := items[0].r
+		n := 1
+		for n < len(items) && items[n].r == r {
+			n++
+		}
+		run := items[:n]
+		items = items[n:]
+		switch {
+		case r.reply != nil:
+			s.b.deliverReplies(r.reply, run)
+			s.accepted(run)
+		case len(r.queues) == 0:
+			s.unroutable(run)
+		case len(r.queues) == 1:
+			s.insertOne(r.queues[0], run)
+		default:
+			s.insertMany(r.queues, run)
+		}
+	}
+}
+
+// insertOne is the common case: all go to one queue.
+func (s *Session) insertOne(q *Queue, run []pubItem) {
+	q.mu.Lock()
+	if q.deleted {
+		q.mu.Unlock()
+		s.unroutable(run)
+		return
+	}
+	first := q.tail
+	for i := range run {
+		run[i].m.holders.Store(1)
+		q.appendLocked(run[i].m)
+	}
+	if q.logged {
+		l := s.b.log
+		l.mu.Lock()
+		for i := range run {
+			if m := run[i].m; m.persistent {
+				m.logged, m.journaled = 1, true
+				l.publishLocked(m, q.num, first+uint64(i), run[i].ch, run[i].tag)
+			}
+		}
+		l.unlockAndWake()
+	}
+	q.dispatchLocked()
+	if q.ready > pressureHigh && len(q.consumers) > 0 {
+		s.pub.pressure = q
+	}
+	logged := q.logged
+	q.mu.Unlock()
+	if run[0].tag == 0 && !s.anyTag(run) {
+		return
+	}
+	if logged {
+		s.acceptedTransient(run)
+	} else {
+		s.accepted(run)
+	}
+}
+
+func (s *Session) anyTag(run []pubItem) bool {
+	for i := range run {
+		if run[i].tag != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// insertMany puts each message into several queues. All logged ones are locked
+// together, so that no settlement can come before its publish in the log; they
+// are sorted by number, which is the order of their locks.
+func (s *Session) insertMany(queues []*Queue, run []pubItem) {
+	alive := make([]*Queue, 0, len(queues))
+	for _, q := range queues {
+		q.mu.Lock()
+		if q.deleted {
+			q.mu.Unlock()
+			continue
+		}
+		alive = append(alive, q)
+	}
+	if len(alive) == 0 {
+		s.unroutable(run)
+		return
+	}
+	firsts := make([]uint64, len(alive))
+	logged := 0
+	for i := range run {
+		run[i].m.holders.Store(int32(len(alive)))
+	}
+	for k, q := range alive {
+		firsts[k] = q.tail
+		if q.logged {
+			logged++
+		}
+		for i := range run {
+			q.appendLocked(run[i].m)
+		}
+	}
+	if logged > 0 {
+		l := s.b.log
+		l.mu.Lock()
+		for i := range run {
+			m := run[i].m
+			if !m.persistent {
+				continue
+			}
+			m.logged, m.journaled = int32(logged), true
+			targets := make([]target, 0, logged)
+			for k, q := range alive {
+				if q.logged {
+					targets = append(targets, target{q.num, firsts[k] + uint64(i)})
+				}
+			}
+			if len(targets) == 1 {
+				l.publishLocked(m, targets[0].queue, targets[0].seq, run[i].ch, run[i].tag)
+			} else {
+				l.publishManyLocked(m, targets, run[i].ch, run[i].tag)
+			}
+		}
+		l.unlockAndWake()
+	}
+	for _, q := range alive {
+		q.dispatchLocked()
+		if q.ready > pressureHigh && len(q.consumers) > 0 {
+			s.pub.pressure = q
+		}
+		q.mu.Unlock()
+	}
+	if logged > 0 {
+		s.acceptedTransient(run)
+	} else {
+		s.accepted(run)
+	}
+}
+
+// accepted confirms publishes that need no journal.
+func (s *Session) accepted(run []pubItem) {
+	told := false
+	s.mu.Lock()
+	for i := 0; i < len(run); {
+		if run[i].tag == 0 {
+			i++
+			continue
+		}
+		j := i + 1
+		for j < len(run) && run[j].ch == run[i].ch && run[j].tag == run[j-1].tag+1 {
+			j++
+		}
+		run[i].ch.confirmLocked(run[i].tag, run[j-1].tag)
+		told = true
+		i = j
+	}
+	s.mu.Unlock()
+	if told {
+		s.signal()
+	}
+}
+
+// acceptedTransient confirms those that the journal will not.
+func (s *Session) acceptedTransient(run []pubItem) {
+	for i := range run {
+		if !run[i].m.persistent && run[i].tag != 0 {
+			s.accepted(run[i : i+1])
+		}
+	}
+}
+
+// unroutable deals with publishes that no queue took: a mandatory one goes
+// back, before its confirm.
+func (s *Session) unroutable(run []pubItem) {
+	freed := 0
+	for i := range run {
+		m := run[i].m
+		freed += int(m.size)
+		if run[i].mandatory {
+			s.push(Event{Kind: EventReturn, Channel: run[i].ch, Data: m.block()})
+		}
+	}
+	s.b.evict.hot.Add(int64(-freed))
+	s.accepted(run)
+}
+
+// waitLog holds the reader while too much waits for the journal.
+func (s *Session) waitLog() {
+	l := s.b.log
+	for {
+		l.mu.Lock()
+		if l.bytes < logPending {
+			l.mu.Unlock()
+			return
+		}
+		w := l.waiterLocked()
+		l.mu.Unlock()
+		select {
+		case <-w.done:
+		case <-s.stop:
+			return
+		case <-s.b.failed:
+			return
+		}
+	}
+}
+
+// Throttle holds the reader while the broker cannot take more from this
+// connection: briefly when it outruns the consumers of a queue, for as long as
+// it lasts under an alarm. It returns at once when the connection has
+// deliveries of its own to settle (they would wait behind its publishes), and
+// on Interrupt.
+func (s *Session) Throttle() {
+	if s.b.blocked.Load() != nil && s.isBlocked() {
+		s.waitUnblocked()
+	}
+	s.waitLog()
+	q := s.pub.pressure
+	if q == nil {
+		return
+	}
+	s.pub.pressure = nil
+	s.mu.Lock()
+	own := s.unacked
+	s.mu.Unlock()
+	if own > 0 {
+		return
+	}
+	s.throttled.Store(true)
+	defer s.throttled.Store(false)
+	timer := time.NewTimer(pressureSlice)
+	defer timer.Stop()
+	before := uint64(math.MaxUint64)
+	for {
+		q.mu.Lock()
+		if q.deleted || len(q.consumers) == 0 || q.ready <= pressureLow || q.taken == before {
+			q.mu.Unlock()
+			return
+		}
+		before = q.taken
+		w := make(chan struct{})
+		q.waiting = append(q.waiting, w)
+		q.mu.Unlock()
+		select {
+		case <-w:
+			return
+		case <-s.stop:
+			return
+		case <-timer.C:
+			timer.Reset(pressureSlice)
+		}
+	}
+}

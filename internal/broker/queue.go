@@ -1,0 +1,230 @@
+package broker
+
+import (
+	"container/heap"
+	"sync"
+)
+
+// Queue is one queue. Messages have sequence numbers in it that are never used
+// again, and are delivered in their order.
+type Queue struct {
+	v    *VHost
+	name string
+	num  uint64 // names the queue in the journal; never used again
+	spec QueueSpec
+	args map[string]any
+
+	owner  *Session // of an exclusive queue
+	logged bool     // its persistent messages go to the journal
+
+	bindings map[*binding]struct{} // where it is the destination; guarded by v.mu
+
+	mu        sync.Mutex // guards what follows
+	deleted   bool
+	chunks    chunks
+	next      uint64  // no lower sequence number was never delivered, but those in requeued
+	tail      uint64  // the next sequence number to be given
+	requeued  seqHeap // ready and below next
+	ready     int
+	unacked   int
+	consumers []*Consumer
+	ring      ring
+	exclusive *Consumer
+	hadOne    bool // ever had a consumer: an auto-delete queue may go
+	taken     uint64
+	waiting   []chan struct{} // publishers that are held until the queue has drained
+	settled   []settledItem   // scratch
+}
+
+// Back-pressure (a publisher that outruns a queue's consumers is held): the
+// number of ready messages, and their size, that begin and end it.
+const (
+	pressureHigh = 16 << 10
+	pressureLow  = 4 << 10
+)
+
+type seqHeap []uint64
+
+func (h seqHeap) Len() int           { return len(h) }
+func (h seqHeap) Less(i, j int) bool { return h[i] < h[j] }
+func (h seqHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *seqHeap) Push(x any)        { *h = append(*h, x.(uint64)) }
+func (h *seqHeap) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return x
+}
+
+// appendLocked puts a message at the tail and returns its sequence number.
+func (q *Queue) appendLocked(m *stored) uint64 {
+	seq := q.tail
+	q.tail++
+	k, e := q.chunks.slot(q, seq)
+	*e = entry{msg: m, state: ready}
+	k.live++
+	q.ready++
+	if !k.listed {
+		q.v.b.evict.add(k)
+	}
+	return seq
+}
+
+// peekLocked finds the first ready message.
+func (q *Queue) peekLocked() (uint64, *entry) {
+	for len(q.requeued) > 0 {
+		seq := q.requeued[0]
+		if e := q.chunks.entry(seq); e != nil && e.state == ready {
+			return seq, e
+		}
+		heap.Pop(&q.requeued)
+	}
+	for q.next < q.tail {
+		k := q.chunks.at(q.next)
+		if k == nil || q.next-k.first >= uint64(len(k.entries)) && q.next >= k.first {
+			q.next = (q.next | (chunkSize - 1)) + 1
+			continue
+		}
+		if q.next < k.first {
+			q.next = k.first
+		}
+		if e := &k.entries[q.next-k.first]; e.state == ready {
+			return q.next, e
+		}
+		q.next++
+	}
+	if q.next > q.tail {
+		q.next = q.tail
+	}
+	return 0, nil
+}
+
+// takeLocked marks the message that peekLocked found as delivered.
+func (q *Queue) takeLocked(seq uint64, e *entry) {
+	e.state = unacked
+	q.ready--
+	q.unacked++
+	q.taken++
+	if seq == q.next {
+		q.next++
+	} else {
+		heap.Pop(&q.requeued)
+	}
+}
+
+func (q *Queue) requeueLocked(seq uint64) {
+	e := q.chunks.entry(seq)
+	if e == nil || e.state != unacked {
+		return
+	}
+	e.state, e.redelivered = ready, true
+	q.unacked--
+	q.ready++
+	if seq < q.next {
+		heap.Push(&q.requeued, seq)
+	}
+}
+
+// A settledItem is a message that left a queue, for the log to be told.
+type settledItem struct {
+	seq uint64
+	msg *stored
+}
+
+// removeLocked takes a message out of the index.
+func (q *Queue) removeLocked(seq uint64) {
+	k := q.chunks.at(seq)
+	if k == nil || seq < k.first || seq-k.first >= uint64(len(k.entries)) {
+		return
+	}
+	e := &k.entries[seq-k.first]
+	switch e.state {
+	case gone:
+		return
+	case ready:
+		q.ready--
+	case unacked:
+		q.unacked--
+	}
+	q.settled = append(q.settled, settledItem{seq, e.msg})
+	*e = entry{}
+	k.live--
+	if k.live == 0 && q.chunks.free(k, q.tail) {
+		q.v.b.evict.remove(k)
+	}
+}
+
+// reportLocked tells the log, and the count of memory, what removeLocked took
+// out. What had not been written yet need not be: its publishers get their
+// confirms now.
+func (q *Queue) reportLocked() {
+	if len(q.settled) == 0 {
+		return
+	}
+	if q.logged {
+		l := q.v.b.log
+		l.mu.Lock()
+		l.settleLocked(q.num, q.settled)
+		l.unlockAndWake()
+	}
+	q.forgetLocked()
+}
+
+// forgetLocked lets go of the messages that the log has been told of.
+func (q *Queue) forgetLocked() {
+	b := q.v.b
+	freed := 0
+	for i := range q.settled {
+		m := q.settled[i].msg
+		if m.holders.Add(-1) == 0 {
+			if m.data.Load() != nil {
+				freed += int(m.size)
+			}
+			if m.placed.Load() == inScratch {
+				b.scratch.release(m)
+			}
+		}
+	}
+	b.evict.hot.Add(int64(-freed))
+	clear(q.settled)
+	if q.settled = q.settled[:0]; cap(q.settled) > 4096 {
+		q.settled = nil
+	}
+	if len(q.waiting) > 0 && q.ready <= pressureLow {
+		q.releaseLocked()
+	}
+}
+
+// releaseLocked lets held publishers go on.
+func (q *Queue) releaseLocked() {
+	for _, w := range q.waiting {
+		close(w)
+	}
+	q.waiting = nil
+}
+
+// dispatchLocked assigns ready messages to consumers that have room, each in
+// its turn.
+func (q *Queue) dispatchLocked() {
+	for q.ready > 0 {
+		c := q.ring.turn()
+		if c == nil {
+			break
+		}
+		most := 1
+		if q.ring.alone(c) {
+			most = q.ready
+		}
+		verdict := c.assignLocked(most)
+		if verdict == noRoom {
+			q.ring.remove(c)
+		}
+		if verdict == notLoaded {
+			break
+		}
+	}
+	q.reportLocked()
+	if len(q.waiting) > 0 && q.ready <= pressureLow {
+		q.releaseLocked()
+	}
+}

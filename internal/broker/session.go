@@ -1,0 +1,193 @@
+package broker
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Limits of a session.
+const (
+	// outboxLimit is how many bytes may wait for one connection's writer, or be
+	// in its hands, before the connection's consumers are assigned nothing more.
+	outboxLimit = 1 << 20
+	// eventOverhead is what an event counts beside its block.
+	eventOverhead = 64
+	// blockedAllowance is how much a blocked connection may still publish, so
+	// that the settlements it sent behind its publishes get through.
+	blockedAllowance = 1 << 20
+	// pressureSlice is how long a publisher is paused at a time; the pause is
+	// prolonged only while the queue's consumers are taking.
+	pressureSlice = 20 * time.Millisecond
+)
+
+// SessionConfig describes a connection to the broker.
+type SessionConfig struct {
+	VHost string
+	User  string
+	Peer  netip.AddrPort
+	Name  string // for people: "127.0.0.1:5555 -> 127.0.0.1:5672"
+
+	// NotifyBlocked is whether the peer wants EventBlocked and EventUnblocked.
+	NotifyBlocked bool
+	// NotifyCancelled is whether the peer wants EventCancelled.
+	NotifyCancelled bool
+}
+
+// A Session is one client connection. Its methods, and those of its channels,
+// are called by one goroutine, the connection's reader, unless they say
+// otherwise; events are taken by another, the connection's writer.
+type Session struct {
+	b   *Broker
+	v   *VHost
+	cfg SessionConfig
+
+	wake chan struct{} // one slot: the outbox has something
+
+	// Of the reader's goroutine alone.
+	channels map[uint16]*Channel
+	pub      publisher
+	stop     chan struct{} // closed by Interrupt
+	stopOnce sync.Once
+
+	throttled    atomic.Bool
+	blockedBytes int // published since the connection was told that it is blocked
+
+	mu          sync.Mutex // guards what follows, and what channel.go says it guards
+	events      []Event
+	confirming  []*Channel // channels with confirms to be told of
+	outBytes    int        // in events, or taken and not yet Flushed
+	stalled     []*Consumer
+	closed      bool
+	unacked     int // deliveries of all channels that await settlement
+	toldBlocked bool
+
+	exclusive map[*Queue]struct{} // guarded by v.mu
+}
+
+// OpenSession begins a connection to a virtual host. The error is NotAllowed
+// when there is no such virtual host.
+func (b *Broker) OpenSession(cfg SessionConfig) (*Session, error) {
+	v := b.vhost(cfg.VHost)
+	if v == nil {
+		return nil, errorf(NotAllowed, "vhost %s not found", cfg.VHost)
+	}
+	s := &Session{
+		b: b, v: v, cfg: cfg,
+		wake:      make(chan struct{}, 1),
+		stop:      make(chan struct{}),
+		channels:  map[uint16]*Channel{},
+		exclusive: map[*Queue]struct{}{},
+	}
+	s.pub.s = s
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failure != nil {
+		return nil, b.failure
+	}
+	if b.closing != nil {
+		return nil, b.closing
+	}
+	b.sessions[s] = struct{}{}
+	return s, nil
+}
+
+// Wake returns the channel that gets a signal when the outbox is not empty.
+// It is never closed.
+func (s *Session) Wake() <-chan struct{} { return s.wake }
+
+func (s *Session) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Take moves what the outbox holds into buf[:0] and returns it. What was taken
+// counts as waiting until Flushed. Called by the writer.
+func (s *Session) Take(buf []Event) []Event {
+	clear(buf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ch := range s.confirming {
+		ch.tellConfirms()
+	}
+	clear(s.confirming)
+	s.confirming = s.confirming[:0]
+	events := s.events
+	s.events = buf[:0]
+	return events
+}
+
+// Flushed says that the events were written, so that consumers that waited
+// for the connection to drain get more. Called by the writer.
+func (s *Session) Flushed(events []Event) {
+	n := 0
+	for i := range events {
+		n += eventOverhead + len(events[i].Data)
+	}
+	s.mu.Lock()
+	s.outBytes -= n
+	var resume []*Consumer
+	if s.outBytes <= outboxLimit/2 && len(s.stalled) > 0 {
+		resume, s.stalled = s.stalled, nil
+		for _, c := range resume {
+			c.parked = false
+		}
+	}
+	s.mu.Unlock()
+	resumeConsumers(resume)
+}
+
+// push appends an event; s.mu is held.
+func (s *Session) pushLocked(e Event) {
+	if s.closed {
+		return
+	}
+	s.outBytes += eventOverhead + len(e.Data)
+	s.events = append(s.events, e)
+}
+
+func (s *Session) push(e Event) {
+	s.mu.Lock()
+	s.pushLocked(e)
+	s.mu.Unlock()
+	s.signal()
+}
+
+// Reply queues bytes of the server's own behind all events before it. data
+// must not be changed afterwards. It may be called by any goroutine.
+func (s *Session) Reply(data []byte) { s.push(Event{Kind: EventReply, Data: data}) }
+
+// VHostName is the name of the session's virtual host.
+func (s *Session) VHostName() string { return s.v.name }
+
+// Throttled tells whether the reader is being held in Throttle. Any goroutine
+// may ask: a peer that is not read must not be taken for dead.
+func (s *Session) Throttled() bool { return s.throttled.Load() }
+
+// Interrupt makes Throttle and every other wait of the session's reader
+// return. Any goroutine may call it, more than once.
+func (s *Session) Interrupt() { s.stopOnce.Do(func() { close(s.stop) }) }
+
+// Close ends the connection: its channels, their consumers, its exclusive
+// queues; what it had not settled is requeued. It must be called by the reader
+// when it is done, and waits for nothing but locks and, with exclusive durable
+// queues, the journal.
+func (s *Session) Close() {
+	s.Interrupt()
+	s.Flush()
+	for _, ch := range s.channels {
+		ch.close()
+	}
+	clear(s.channels)
+	s.mu.Lock()
+	s.closed = true
+	s.events = nil
+	s.mu.Unlock()
+	s.deleteExclusive()
+	s.b.mu.Lock()
+	delete(s.b.sessions, s)
+	s.b.mu.Unlock()
+}

@@ -1,0 +1,190 @@
+package broker
+
+import (
+	"cmp"
+	"slices"
+)
+
+// transaction gathers what a channel publishes and settles until it commits.
+type transaction struct {
+	ch      *Channel
+	pubs    []pubItem
+	bytes   int
+	settles []txSettle
+}
+
+type txSettle struct {
+	list []delivered
+	how  outcome
+}
+
+// TxSelect makes the channel transactional. PreconditionFailed in confirm mode.
+func (ch *Channel) TxSelect() error {
+	if ch.confirms {
+		return errorf(PreconditionFailed, "cannot switch from confirm to tx mode")
+	}
+	ch.s.Flush()
+	if ch.tx == nil {
+		ch.tx = &transaction{ch: ch}
+	}
+	return nil
+}
+
+// settle notes a settlement; the deliveries leave the channel now, so that an
+// unknown tag is found out at once, and take effect with the commit.
+func (t *transaction) settle(tag uint64, multiple bool, how outcome) error {
+	s := t.ch.s
+	s.mu.Lock()
+	list, err := t.ch.takeUnackedLocked(nil, tag, multiple)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	t.settles = append(t.settles, txSettle{list, how})
+	return nil
+}
+
+// TxCommit makes everything since the last commit take effect at once, and
+// returns when it is durable. PreconditionFailed: the channel is not
+// transactional.
+func (ch *Channel) TxCommit() error {
+	t := ch.tx
+	if t == nil {
+		return errorf(PreconditionFailed, "channel is not transactional")
+	}
+	s := ch.s
+	s.Flush()
+	ch.tx = &transaction{ch: ch}
+	if len(t.pubs) == 0 && len(t.settles) == 0 {
+		return nil
+	}
+
+	// All queues are locked together, in the order of their numbers, so that
+	// the records of the transaction stand together in the log.
+	var queues []*Queue
+	for i := range t.pubs {
+		queues = append(queues, t.pubs[i].r.queues...)
+	}
+	var resume []*Consumer
+	s.mu.Lock()
+	for _, st := range t.settles {
+		resume = append(resume, ch.creditLocked(st.list)...)
+		for _, d := range st.list {
+			queues = append(queues, d.q)
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(queues, byNumber)
+	queues = slices.Compact(queues)
+	for _, q := range queues {
+		q.mu.Lock()
+	}
+	l := s.b.log
+	l.mu.Lock()
+	l.markLocked(recTxBegin)
+	var back []pubItem
+	for i := range t.pubs {
+		if !t.insertLocked(&t.pubs[i]) {
+			back = append(back, t.pubs[i])
+		}
+	}
+	for _, st := range t.settles {
+		slices.SortFunc(st.list, byQueue)
+		for _, d := range st.list {
+			switch {
+			case d.q.deleted:
+			case st.how == requeue:
+				d.q.requeueLocked(d.seq)
+			default:
+				d.q.removeLocked(d.seq)
+			}
+		}
+	}
+	for _, q := range queues {
+		if q.logged {
+			l.settleLocked(q.num, q.settled)
+		}
+	}
+	l.markLocked(recTxEnd)
+	w := l.waiterLocked()
+	l.unlockAndWake()
+	for _, q := range queues {
+		q.forgetLocked()
+		if !q.deleted {
+			q.dispatchLocked()
+		}
+		q.mu.Unlock()
+	}
+	s.b.evict.hot.Add(int64(t.bytes))
+	s.unroutable(back)
+	resumeConsumers(resume)
+	for i := range t.pubs {
+		if r := t.pubs[i].r; r.reply != nil {
+			s.b.deliverReplies(r.reply, t.pubs[i:i+1])
+		}
+	}
+	return w.wait(s.b)
+}
+
+// insertLocked puts one message into its queues, which are locked as the log is,
+// and tells whether any took it.
+func (t *transaction) insertLocked(it *pubItem) bool {
+	if it.r.reply != nil {
+		return true
+	}
+	m := it.m
+	var targets []target
+	alive := int32(0)
+	for _, q := range it.r.queues {
+		if !q.deleted {
+			alive++
+		}
+	}
+	if alive == 0 {
+		return false
+	}
+	m.holders.Store(alive)
+	for _, q := range it.r.queues {
+		if q.deleted {
+			continue
+		}
+		seq := q.appendLocked(m)
+		if q.logged && m.persistent {
+			targets = append(targets, target{q.num, seq})
+		}
+	}
+	if len(targets) > 0 {
+		l := t.ch.s.b.log
+		m.logged, m.journaled = int32(len(targets)), true
+		if len(targets) == 1 {
+			l.publishLocked(m, targets[0].queue, targets[0].seq, nil, 0)
+		} else {
+			l.publishManyLocked(m, targets, nil, 0)
+		}
+	}
+	return true
+}
+
+// TxRollback drops what was published since the last commit; what was settled
+// since is unsettled again, and is not redelivered by that.
+func (ch *Channel) TxRollback() error {
+	t := ch.tx
+	if t == nil {
+		return errorf(PreconditionFailed, "channel is not transactional")
+	}
+	ch.tx = &transaction{ch: ch}
+	s := ch.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []delivered
+	ch.unacked.all(func(d delivered) { all = append(all, d) })
+	for _, st := range t.settles {
+		all = append(all, st.list...)
+	}
+	slices.SortFunc(all, func(a, b delivered) int { return cmp.Compare(a.tag, b.tag) })
+	ch.unacked = unackedRing{}
+	for _, d := range all {
+		ch.unacked.push(d.tag, d)
+	}
+	return nil
+}
