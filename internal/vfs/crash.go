@@ -142,6 +142,21 @@ func (m *Mem) CrashClone(unsyncedPercent int, rng *rand.Rand) *Mem {
 // file system: those before it were done, and, if it is a write, its first
 // bytes, so many as are given. What of that is durable is as with CrashClone.
 func (m *Mem) Cut(n, bytes, unsyncedPercent int, rng *rand.Rand) *Mem {
+	d := m.until(n, bytes)
+	return d.crash(unsyncedPercent, rng)
+}
+
+// Killed returns the file system as a process finds it that starts after
+// another was killed during the n-th change, as with Cut: all that was done is
+// there, but what was not synced still is not durable.
+func (m *Mem) Killed(n, bytes int) *Mem {
+	killed := NewMem()
+	killed.disk = m.until(n, bytes)
+	return killed
+}
+
+// until repeats the history up to a change.
+func (m *Mem) until(n, bytes int) disk {
 	history := m.History()
 	d := newDisk()
 	for _, c := range history[:n] {
@@ -152,7 +167,7 @@ func (m *Mem) Cut(n, bytes, unsyncedPercent int, rng *rand.Rand) *Mem {
 		c.Data = c.Data[:bytes]
 		d.apply(c)
 	}
-	return d.crash(unsyncedPercent, rng)
+	return d
 }
 
 func (d *disk) crash(percent int, rng *rand.Rand) *Mem {

@@ -19,7 +19,7 @@ import (
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 // small keeps tests fast.
-var small = Options{Logger: quiet, ballast: 512}
+var small = Options{Logger: quiet, ballast: 512, ahead: 256}
 
 const testDir = "/d/journal"
 
@@ -260,5 +260,57 @@ func TestPowerCutTwice(t *testing.T) {
 				t.Fatalf("cut in change %d, then after opening with head %d, %d %% kept: %v", n, head, percent*25, err)
 			}
 		}
+	}
+}
+
+// TestKilledThenPowerCut is a process that is killed, one that opens the
+// journal and tells what it found, and then a power cut.
+func TestKilledThenPowerCut(t *testing.T) {
+	s := tell(t)
+	for n, c := range s.fs.History() {
+		for keep := 0; keep <= min(len(c.Data), 700); keep += 100 {
+			killed := s.fs.Killed(n, keep)
+			j, err := Open(killed, testDir, small)
+			if err != nil {
+				t.Fatalf("killed in change %d: %v", n, err)
+			}
+			s.least = j.Info().Head
+			if _, err := s.compare(j, n); err != nil {
+				t.Fatalf("killed in change %d: %v", n, err)
+			}
+			left := killed.CrashClone(0, nil)
+			mustClose(t, j)
+			if err := s.check(left, n); err != nil {
+				t.Fatalf("killed in change %d (%s %s), after %d bytes, opened with head %d, then without power: %v",
+					n, c.Op, c.Name, keep, s.least, err)
+			}
+		}
+	}
+}
+
+// TestEmptySegmentStaysAway kills the process when a segment was made and not
+// used: what takes its place must not meet it again.
+func TestEmptySegmentStaysAway(t *testing.T) {
+	s := tell(t)
+	for n, c := range s.fs.History() {
+		if c.Op != vfs.OpSyncDir {
+			continue
+		}
+		killed := s.fs.Killed(n+1, 0)
+		j := mustOpen(t, killed)
+		head, segment := j.Info().Head, max(j.Info().Segment, 1)
+		if err := appendAll(j, makeBatch(head+1, segment, 'b')); err != nil {
+			t.Fatal(err)
+		}
+		left := killed.CrashClone(0, nil)
+		mustClose(t, j)
+		j, err := Open(left, testDir, small)
+		if err != nil {
+			t.Fatalf("after change %d: %v", n, err)
+		}
+		if j.Info().Head != head+1 {
+			t.Errorf("after change %d: the head is %d, want %d", n, j.Info().Head, head+1)
+		}
+		mustClose(t, j)
 	}
 }

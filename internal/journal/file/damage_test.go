@@ -246,25 +246,110 @@ func TestUnknownVersion(t *testing.T) {
 	}
 }
 
-func TestMissingSegment(t *testing.T) {
-	m := newMem(t)
-	j := mustOpen(t, m)
-	for p := uint64(1); p <= 3; p++ {
-		if err := appendAll(j, makeBatch(p, p, 'a')); err != nil {
-			t.Fatal(err)
+// TestMissingPositions puts a segment beside one of which an older version
+// ends earlier. Their numbers leave no room for one that was dropped.
+func TestMissingPositions(t *testing.T) {
+	make := func(segments ...uint64) map[string][]byte {
+		m := newMem(t)
+		j := mustOpen(t, m)
+		j.number = 5
+		for i, segment := range segments {
+			if err := appendAll(j, makeBatch(uint64(i)+1, segment, 'a')); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustClose(t, j)
+		return contents(t, m)
+	}
+	files := make(1, 1, 2)
+	for _, other := range [][]uint64{{1, 2}, {1, 1, 1, 2}} {
+		files[segmentName(1)] = make(other...)[segmentName(1)]
+		var corrupt *journal.CorruptError
+		if _, _, err := readAll(medium(t, files)); !errors.As(err, &corrupt) || corrupt.Offset != 24 {
+			t.Errorf("after %d positions, where there were 2: got %v, want a CorruptError", len(other)-1, err)
 		}
 	}
+}
+
+// TestCutTailStaysAway cuts a group of which the second batch is whole, and
+// puts another in the place of the first, so that the second would fit again.
+func TestCutTailStaysAway(t *testing.T) {
+	m := newMem(t)
+	j := mustOpen(t, m)
+	sized := func(position uint64, n int) journal.Batch {
+		return journal.Batch{Position: position, Epoch: 1, Segment: 1, Head: []byte("h"), Body: [][]byte{bytes.Repeat([]byte{byte(n)}, n)}}
+	}
+	if err := appendAll(j, sized(1, 8), sized(2, 200), sized(3, 8)); err != nil {
+		t.Fatal(err)
+	}
+	files := contents(t, m)
+	second, third := j.segments[0].entries[1], j.segments[0].entries[2]
+	mustClose(t, j)
+	p := files[segmentName(1)][:third.end()]
+	p[second.bodyAt()] ^= 1
+	// As if the three were one group: the third does not know of the second.
+	h, _ := parseRecordHeader(p[third.recordAt():])
+	h.synced = 1
+	front := p[third.recordAt():third.bodyAt()]
+	putRecordHeader(front, &h, checksum(front[recordHeaderSize:]))
+	m = medium(t, map[string][]byte{segmentName(1): p})
+	m.Record()
+	j = mustOpen(t, m)
+	if info := j.Info(); info.Head != 1 || info.Cut != third.end()-second.recordAt() {
+		t.Fatalf("got head %d, %d bytes cut", info.Head, info.Cut)
+	}
+	for n := 200; n >= 8; n -= 8 {
+		left := m.CrashClone(100, nil)
+		// Zeros written ahead would hide what was not cut.
+		j, err := Open(left, testDir, Options{Logger: quiet, ballast: 512, ahead: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := appendAll(j, sized(2, n)); err != nil {
+			t.Fatal(err)
+		}
+		again := mustOpen(t, left.CrashClone(100, nil))
+		if head := again.Info().Head; head != 2 {
+			t.Errorf("with a batch of %d bytes the head is %d, want 2", n, head)
+		}
+		mustClose(t, again)
+		mustClose(t, j)
+	}
+	mustClose(t, j)
+}
+
+// TestDamagedChunk reads what is whole of a damaged body, and nothing else.
+func TestDamagedChunk(t *testing.T) {
+	m := newMem(t)
+	j := mustOpen(t, m)
+	body := make([]byte, 10*chunkSize+5)
+	for i := range body {
+		body[i] = byte(i / 97)
+	}
+	if err := appendAll(j, journal.Batch{Position: 1, Epoch: 1, Segment: 1, Body: [][]byte{body}}); err != nil {
+		t.Fatal(err)
+	}
+	at := j.segments[0].entries[0].bodyAt()
 	mustClose(t, j)
 	files := contents(t, m)
-	last := files[segmentName(3)]
-	// A segment that lost its end: its neighbour's number leaves no room for
-	// one that was dropped.
-	delete(files, segmentName(3))
-	files[segmentName(2)] = files[segmentName(2)][:fileHeaderSize]
-	files[segmentName(3)] = last
-	var corrupt *journal.CorruptError
-	if _, _, err := readAll(medium(t, files)); !errors.As(err, &corrupt) {
-		t.Errorf("got %v, want a CorruptError", err)
+	for _, place := range []int64{3 * chunkSize, 4*chunkSize - 1, 10*chunkSize + 4} {
+		bad := bytes.Clone(files[segmentName(1)])
+		bad[at+place] ^= 4
+		j := mustOpen(t, medium(t, map[string][]byte{segmentName(1): bad}))
+		for offset := uint32(0); offset < uint32(len(body)); offset += 512 {
+			length := min(700, uint32(len(body))-offset)
+			first, last := int64(offset)/chunkSize, int64(offset+length-1)/chunkSize
+			hit := first <= place/chunkSize && place/chunkSize <= last
+			got, err := j.ReadRefs(t.Context(), []journal.Ref{{Position: 1, Offset: offset, Length: length}})
+			var corrupt *journal.CorruptError
+			switch {
+			case hit && (!errors.As(err, &corrupt) || corrupt.Offset != at+place/chunkSize*chunkSize):
+				t.Errorf("byte %d is bad: reading at %d: got %v, want a CorruptError", place, offset, err)
+			case !hit && (err != nil || !bytes.Equal(got[0], body[offset:][:length])):
+				t.Errorf("byte %d is bad: reading at %d: %v", place, offset, err)
+			}
+		}
+		mustClose(t, j)
 	}
 }
 
@@ -333,7 +418,7 @@ func TestDump(t *testing.T) {
 		}
 		return lines
 	}
-	want := "segment 1 0+4744,batch 1 64+88,batch 2 152+4480,seal 2 4632+112,segment 3 0+65688,batch 3 64+88,batch 4 152+96,mark 4 248+64,zeros 0 312+65376"
+	want := "segment 1 0+4744,batch 1 64+88,batch 2 152+4480,seal 2 4632+112,segment 3 0+408,batch 3 64+88,batch 4 152+96,mark 4 248+64,zeros 0 312+96"
 	if got := strings.Join(show(), ","); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}

@@ -102,16 +102,13 @@ func (d *dumper) records(sc *scan) error {
 		case err == io.EOF:
 			return nil
 		case err == errZeros:
-			end, err := lastNonZero(sc.w, at)
-			if err != nil {
-				return err
-			}
-			if end == at {
+			var end int64
+			end, err = lastNonZero(sc.w, at)
+			if err == nil && end == at {
 				return d.show(Part{Kind: "zeros", Offset: at, Size: sc.w.size - at})
 			}
-			err = d.damage(sc, &damage{at, "zeros, with something behind them"})
-			if err != nil {
-				return err
+			if err == nil {
+				err = d.damage(sc, &damage{at, "zeros, with something behind them"})
 			}
 		case errors.As(err, &bad):
 			err = d.damage(sc, bad)

@@ -23,7 +23,7 @@ func FuzzSegment(f *testing.F) {
 	mustClose(f, j)
 	end := j.segments[0].bytes
 	sealed := contents(f, m)[segmentName(1)]
-	f.Add(open[:1024], uint16(70), byte(1))
+	f.Add(open, uint16(70), byte(1))
 	f.Add(open[:300], uint16(0), byte(0))
 	f.Add(sealed[:end], uint16(end-9), byte(1))
 	f.Add([]byte{}, uint16(0), byte(0))

@@ -37,7 +37,9 @@ type Options struct {
 	// nil means slog.Default.
 	Logger *slog.Logger
 
-	ballast int64 // of tests, 0 for ballastSize
+	// Of tests.
+	ballast int64 // 0 for ballastSize
+	ahead   int   // 0 for writeAhead, negative for none
 }
 
 // A Journal implements journal.Journal on a file system.

@@ -28,16 +28,19 @@ func Open(fsys vfs.FS, dir string, opts Options) (*Journal, error) {
 	if opts.ballast == 0 {
 		opts.ballast = ballastSize
 	}
+	if opts.ahead == 0 {
+		opts.ahead = writeAhead
+	}
 	if j.log == nil {
 		j.log = slog.Default()
 	}
-	if err := j.open(opts.ballast); err != nil {
+	if err := j.open(opts); err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", dir, err)
 	}
 	return j, nil
 }
 
-func (j *Journal) open(ballast int64) (err error) {
+func (j *Journal) open(opts Options) (err error) {
 	if err := j.makeDir(); err != nil {
 		return err
 	}
@@ -83,7 +86,7 @@ func (j *Journal) open(ballast int64) (err error) {
 			"dir", j.dir, "bytes", rec.cut, "last_position", rec.head)
 	}
 	j.tail.Move(rec.head)
-	j.writer, err = startWriter(j, &rec, ballast)
+	j.writer, err = startWriter(j, &rec, opts)
 	return err
 }
 

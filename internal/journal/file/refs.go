@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// maxGap is what is read in vain rather than reading twice, in bytes.
-	maxGap = 16 << 10
+	// maxGap is what is read in vain rather than reading twice, in bytes: from
+	// the page cache a call costs about as much as copying that.
+	maxGap = 4 << 10
 	// maxRun is how much is read at once, in bytes, unless one ref is larger.
 	maxRun = 1 << 20
 	// slabSize is how much memory one small result can keep from being freed

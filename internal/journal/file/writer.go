@@ -43,9 +43,10 @@ type writer struct {
 	gather     gatherer
 	ballast    ballast
 	entries    []entry
+	ahead      int // zeros behind a small group
 }
 
-func startWriter(j *Journal, r *recovery, reserve int64) (*writer, error) {
+func startWriter(j *Journal, r *recovery, opts Options) (*writer, error) {
 	w := &writer{
 		j:               j,
 		room:            make(chan struct{}, inFlight),
@@ -57,7 +58,8 @@ func startWriter(j *Journal, r *recovery, reserve int64) (*writer, error) {
 		epochs:          r.epochs,
 		checkpoint:      r.checkpoint,
 		marked:          r.marked,
-		ballast:         ballast{j: j, size: reserve},
+		ballast:         ballast{j: j, size: opts.ballast},
+		ahead:           max(opts.ahead, 0),
 	}
 	w.gone.L = &w.mu
 	if n := len(r.segments); n > 0 {
@@ -290,7 +292,7 @@ func (w *writer) writeGroup(group []*request, ahead bool) error {
 		g.add(zeros[:align8(n)-n])
 	}
 	if ahead && g.end() > w.allocated && g.end()-w.end <= smallGroup {
-		g.add(zeros[:writeAhead])
+		g.add(zeros[:w.ahead])
 	}
 	if err := g.flush(); err != nil {
 		return err
