@@ -163,6 +163,8 @@ func (r *reader) method(ch *channel, payload []byte) error {
 }
 
 func (r *reader) otherMethod(ch *channel, class, method uint16, payload []byte) error {
+	// What was published before comes before the answer: a return, a confirm.
+	r.session.Flush()
 	m, err := parseMethod(payload)
 	if err != nil {
 		return err
