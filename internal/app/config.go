@@ -1,0 +1,94 @@
+package app
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+)
+
+// Defaults of Config.
+const (
+	DefaultStore = "file:ferry-data"
+	DefaultAMQP  = ":5672"
+	DefaultHTTP  = ":15672"
+	DefaultUser  = "guest" // with the same password; from loopback only
+)
+
+// The limits that block publishers, as in RabbitMQ 4 where it has them.
+var (
+	DefaultMemoryLimit   = Limit{Share: 0.6}
+	DefaultDiskFreeLimit = Limit{Bytes: 2 << 30, Share: 0.05}
+)
+
+// Config is what a broker's process is made of. Every address is host:port; the
+// empty one switches its listener off.
+type Config struct {
+	Store string // "memory:" or "file:DIR"
+	AMQP  string
+	HTTP  string // health
+	PProf string // profiles, for developers
+
+	User, Password string // the first user
+
+	// Files in PEM. With a certificate every listener also serves TLS. With an
+	// authority (CA), who connects with TLS must show a certificate of it.
+	TLSCert, TLSKey, TLSCA string
+
+	MemoryLimit   Limit // of the process's memory, of the machine's or the container's
+	DiskFreeLimit Limit // of what must stay free where the store is
+
+	Logger  *slog.Logger // nil: nothing is logged
+	Version string       // told to peers
+}
+
+// A Limit is a number of bytes, a share of the whole, or the smaller of both.
+// The zero value is no limit.
+type Limit struct {
+	Bytes int64   // 0: not this
+	Share float64 // 0: not this; at most 1
+}
+
+// of is the limit in bytes, 0 if there is none, as when total is not known and
+// the limit is a share of it.
+func (l Limit) of(total int64) int64 {
+	share := int64(l.Share * float64(total))
+	switch {
+	case l.Bytes == 0:
+		return share
+	case share == 0:
+		return l.Bytes
+	}
+	return min(l.Bytes, share)
+}
+
+// A StoreKind is where messages are kept.
+type StoreKind int
+
+// The stores there are.
+const (
+	MemoryStore StoreKind = iota + 1
+	FileStore
+)
+
+// ParseStore takes a store's URL apart. dir is that of a FileStore.
+func ParseStore(url string) (kind StoreKind, dir string, err error) {
+	scheme, rest, ok := strings.Cut(url, ":")
+	if !ok {
+		return 0, "", fmt.Errorf("%q is not a store; write file:%s to keep messages in that directory, or memory: to keep them only while the broker runs", url, url)
+	}
+	switch scheme {
+	case "memory":
+		if strings.Trim(rest, "/") != "" {
+			return 0, "", fmt.Errorf("%q: nothing can stand behind memory:", url)
+		}
+		return MemoryStore, "", nil
+	case "file":
+		if rest = strings.TrimPrefix(rest, "//"); rest == "" {
+			return 0, "", fmt.Errorf("%q does not say which directory; write file:DIR", url)
+		}
+		return FileStore, rest, nil
+	case "postgres", "postgresql", "mysql", "nats":
+		return 0, "", fmt.Errorf("a store in %s is not in this version yet; use file:DIR or memory:", scheme)
+	}
+	return 0, "", fmt.Errorf("%q is not a kind of store; there are file:DIR and memory:", scheme+":")
+}

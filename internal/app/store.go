@@ -1,0 +1,101 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/ferrymq/ferry/internal/journal"
+	"github.com/ferrymq/ferry/internal/journal/file"
+	"github.com/ferrymq/ferry/internal/journal/memory"
+	"github.com/ferrymq/ferry/internal/vfs"
+)
+
+// scratchDir is where transient messages go that memory has no room for, below
+// the directory of a file store. What it holds is of no use to the next start.
+const scratchDir = "scratch"
+
+// A store is a journal, and beside it the scratch journal if there is one.
+type store struct {
+	kind    StoreKind
+	dir     string // of a FileStore
+	journal journal.Journal
+	scratch journal.Journal // nil: transient messages stay in memory
+}
+
+func openStore(url string, log *slog.Logger) (*store, error) {
+	kind, dir, err := ParseStore(url)
+	if err != nil {
+		return nil, err
+	}
+	if kind == MemoryStore {
+		log.Warn("messages are kept in memory only: none of them survives a restart", "store", url)
+		return &store{kind: kind, journal: memory.New(memory.Options{})}, nil
+	}
+	s := &store{kind: kind, dir: dir}
+	if s.journal, err = file.Open(vfs.OS{}, dir, file.Options{Logger: log}); err != nil {
+		return nil, explain(err, dir)
+	}
+	// The journal's lock is ours: so is what is left of the last process.
+	if s.scratch, err = openScratch(filepath.Join(dir, scratchDir), log); err != nil {
+		return nil, errors.Join(fmt.Errorf("make room for transient messages: %w", err), s.journal.Close())
+	}
+	return s, nil
+}
+
+func openScratch(dir string, log *slog.Logger) (journal.Journal, error) {
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	return file.Open(vfs.OS{}, dir, file.Options{NoSync: true, Logger: log})
+}
+
+// name is how the store is shown to people.
+func (s *store) name() string {
+	if s.kind == MemoryStore {
+		return "memory"
+	}
+	return "file"
+}
+
+// diskAlarm is the broker's disk alarm for this store, nil if it has none.
+func (s *store) diskAlarm(limit Limit) func() (free, limit int64) {
+	if s.kind != FileStore || limit == (Limit{}) {
+		return nil
+	}
+	return func() (int64, int64) {
+		free, total, err := vfs.OS{}.Free(s.dir)
+		if err != nil {
+			return 0, 0 // not known: no alarm; a write will tell
+		}
+		return free, limit.of(total)
+	}
+}
+
+// close releases what is open. It may be called twice.
+func (s *store) close() error {
+	var err error
+	if s.scratch != nil {
+		err = errors.Join(s.scratch.Close(), os.RemoveAll(filepath.Join(s.dir, scratchDir)))
+	}
+	return errors.Join(err, s.journal.Close())
+}
+
+// explain says of an error of the store at dir what it means and what can be
+// done.
+func explain(err error, dir string) error {
+	var damaged *journal.CorruptError
+	switch {
+	case errors.Is(err, journal.ErrLocked):
+		return fmt.Errorf("another process uses the store in %s: stop the broker that runs there, or choose another directory with --store file:DIR (%w)", dir, journal.ErrLocked)
+	case errors.As(err, &damaged):
+		return fmt.Errorf("the store in %s is damaged, in a way that no crash explains: %w. "+
+			"Nothing was changed or thrown away. `ferry dump %s` shows what can be read; "+
+			"restore the directory from a copy, or move it away to start empty", dir, err, dir)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("the store in %s may not be read and written by this user: %w", dir, err)
+	}
+	return fmt.Errorf("open the store in %s: %w", dir, err)
+}

@@ -1,0 +1,337 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ferrymq/ferry/internal/app"
+)
+
+// off switches a listener off.
+const off = "off"
+
+// serveConfig is what `ferry serve` is told.
+type serveConfig struct {
+	app      app.Config
+	logLevel slog.Level
+	logJSON  bool
+	off      []string // default listeners that are not built yet
+	notes    []note   // for the log, once there is one
+}
+
+// A note is something that is said about the configuration when the broker
+// starts.
+type note struct {
+	level slog.Level
+	text  string
+}
+
+func (c *serveConfig) note(level slog.Level, format string, args ...any) {
+	c.notes = append(c.notes, note{level, fmt.Sprintf(format, args...)})
+}
+
+// An option is a setting of `ferry serve`: a flag, an environment variable and a
+// key of the configuration file, all of one name.
+type option struct {
+	name   string
+	value  string // the default
+	meta   string // what stands for the value in the help
+	usage  string
+	hidden bool
+	noFile bool // it may not stand in a file
+
+	// set takes the value over. explicit is false for the default.
+	set func(c *serveConfig, value string, explicit bool) error
+}
+
+// serveOptions are in the order of the help. All of them are there from the
+// first version on; those of features to come say so when they are used.
+func serveOptions() []option {
+	return []option{
+		{
+			name: "store", value: app.DefaultStore, meta: "URL",
+			usage: "where messages are kept: file:DIR or memory:",
+			set: func(c *serveConfig, v string, _ bool) error {
+				_, _, err := app.ParseStore(v)
+				c.app.Store = v
+				return err
+			},
+		},
+		{
+			name: "amqp", value: app.DefaultAMQP, meta: "ADDR",
+			usage: "listen for AMQP 0-9-1 here, or off",
+			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.AMQP, v) },
+		},
+		{
+			name: "stomp", value: ":61613", meta: "ADDR",
+			usage: "listen for STOMP here, or off (not in this version yet)",
+			set:   laterListener("stomp", "STOMP"),
+		},
+		{
+			name: "gmq", value: ":4567", meta: "ADDR",
+			usage: "listen for GMQ here, or off (not in this version yet)",
+			set:   laterListener("gmq", "GMQ"),
+		},
+		{
+			name: "http", value: app.DefaultHTTP, meta: "ADDR",
+			usage: "answer /livez and /readyz here, or off",
+			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.HTTP, v) },
+		},
+		{
+			name: "user", value: app.DefaultUser, meta: "NAME",
+			usage: "the first user; guest may connect from this machine only",
+			set: func(c *serveConfig, v string, _ bool) error {
+				c.app.User = v
+				return notEmpty(v)
+			},
+		},
+		{
+			name: "password", value: app.DefaultUser, meta: "TEXT",
+			usage: "the first user's password; rather give it as $FERRY_PASSWORD or in the file, which other users of the machine do not see",
+			set: func(c *serveConfig, v string, _ bool) error {
+				c.app.Password = v
+				return notEmpty(v)
+			},
+		},
+		{
+			name: "tls-cert", meta: "FILE",
+			usage: "certificate (PEM): every listener also serves TLS; loaded again when it changes",
+			set:   func(c *serveConfig, v string, _ bool) error { return setFile(&c.app.TLSCert, v) },
+		},
+		{
+			name: "tls-key", meta: "FILE",
+			usage: "its private key (PEM)",
+			set:   func(c *serveConfig, v string, _ bool) error { return setFile(&c.app.TLSKey, v) },
+		},
+		{
+			name: "tls-ca", meta: "FILE",
+			usage: "authorities (PEM): who connects with TLS must show a certificate of theirs",
+			set:   func(c *serveConfig, v string, _ bool) error { return setFile(&c.app.TLSCA, v) },
+		},
+		{
+			name: "memory-limit", value: "60%", meta: "SIZE",
+			usage: "publishers are blocked while the broker uses more: bytes (512MiB), or percent of the machine's or the container's memory",
+			set:   func(c *serveConfig, v string, _ bool) error { return setLimit(&c.app.MemoryLimit, v) },
+		},
+		{
+			name: "disk-free-limit", value: "2GiB,5%", meta: "SIZE",
+			usage: "publishers are blocked while less is free where the store is: bytes, percent of the disk, or the smaller of two",
+			set:   func(c *serveConfig, v string, _ bool) error { return setLimit(&c.app.DiskFreeLimit, v) },
+		},
+		{
+			name: "log-level", value: "info", meta: "LEVEL",
+			usage: "debug, info, warn or error",
+			set: func(c *serveConfig, v string, _ bool) error {
+				if c.logLevel.UnmarshalText([]byte(v)) != nil {
+					return fmt.Errorf("%q is not a level; there are debug, info, warn and error", v)
+				}
+				return nil
+			},
+		},
+		{
+			name: "log-format", value: "text", meta: "FORMAT",
+			usage: "text or json",
+			set: func(c *serveConfig, v string, _ bool) error {
+				if c.logJSON = v == "json"; !c.logJSON && v != "text" {
+					return fmt.Errorf("%q is not a format; there are text and json", v)
+				}
+				return nil
+			},
+		},
+		{
+			name: "node", meta: "NAME",
+			usage: "name of this node in a cluster (not in this version yet)",
+			set:   laterIgnored("node", "there are no clusters in this version yet"),
+		},
+		{
+			name: "peers", meta: "ADDR,…",
+			usage: "the other nodes of the cluster (not in this version yet)",
+			set:   laterRefused("clusters are not in this version yet, and a broker that is expected to replicate must not start without"),
+		},
+		{
+			name: "lease", value: "5s", meta: "D",
+			usage: "how long a silent owner keeps a shared store (not in this version yet)",
+			set: func(c *serveConfig, v string, explicit bool) error {
+				if _, err := time.ParseDuration(v); err != nil {
+					return fmt.Errorf("%q is not a duration, such as 5s", v)
+				}
+				return laterIgnored("lease", "no store of this version is shared")(c, v, explicit)
+			},
+		},
+		{
+			name: "standby", value: "refuse", meta: "HOW",
+			usage: "what a standby does with clients, refuse or proxy (not in this version yet)",
+			set: func(c *serveConfig, v string, explicit bool) error {
+				if v != "refuse" && v != "proxy" {
+					return fmt.Errorf("%q is neither refuse nor proxy", v)
+				}
+				return laterIgnored("standby", "there is no standby in this version yet")(c, v, explicit)
+			},
+		},
+		{
+			name: "definitions", meta: "FILE",
+			usage: "RabbitMQ definitions to load at start (not in this version yet)",
+			set:   laterRefused("definitions cannot be loaded in this version yet; let the clients declare what they need"),
+		},
+		{
+			name: "config", meta: "FILE", noFile: true,
+			usage: "TOML file with these settings, the flags' names as keys",
+			set:   func(*serveConfig, string, bool) error { return nil },
+		},
+		{
+			name: "pprof", meta: "ADDR", hidden: true,
+			usage: "serve profiles of this process here",
+			set: func(c *serveConfig, v string, _ bool) error {
+				if v == "" {
+					return nil
+				}
+				return setAddress(&c.app.PProf, v)
+			},
+		},
+	}
+}
+
+// check finds what is wrong with values that are right one by one.
+func (c *serveConfig) check() []error {
+	var faults []error
+	if (c.app.TLSCert == "") != (c.app.TLSKey == "") {
+		faults = append(faults, errors.New("--tls-cert and --tls-key go together, and only one of them is given"))
+	}
+	if c.app.TLSCA != "" && c.app.TLSCert == "" {
+		faults = append(faults, errors.New("--tls-ca is about TLS, which needs --tls-cert and --tls-key"))
+	}
+	return faults
+}
+
+// laterListener is for a listener that is not built yet.
+func laterListener(name, protocol string) func(*serveConfig, string, bool) error {
+	return func(c *serveConfig, v string, explicit bool) error {
+		var addr string
+		err := setAddress(&addr, v)
+		switch {
+		case err != nil || addr == "":
+			return err
+		case explicit:
+			c.note(slog.LevelWarn, "--%s has no effect: %s is not in this version yet, nothing listens on %s", name, protocol, addr)
+		default:
+			c.off = append(c.off, protocol)
+		}
+		return nil
+	}
+}
+
+// laterIgnored is for a setting that has no effect yet and does no harm.
+func laterIgnored(name, why string) func(*serveConfig, string, bool) error {
+	return func(c *serveConfig, v string, explicit bool) error {
+		if explicit && v != "" {
+			c.note(slog.LevelWarn, "--%s has no effect: %s", name, why)
+		}
+		return nil
+	}
+}
+
+// laterRefused is for a setting without which the broker would not be what was
+// asked for.
+func laterRefused(why string) func(*serveConfig, string, bool) error {
+	return func(_ *serveConfig, v string, _ bool) error {
+		if v != "" {
+			return errors.New(why)
+		}
+		return nil
+	}
+}
+
+func notEmpty(v string) error {
+	if v == "" {
+		return errors.New("it must not be empty")
+	}
+	return nil
+}
+
+// setAddress takes host:port, :port, or off.
+func setAddress(dst *string, v string) error {
+	if v == off {
+		*dst = ""
+		return nil
+	}
+	_, port, err := net.SplitHostPort(v)
+	if err == nil {
+		if _, err := net.LookupPort("tcp", port); err == nil {
+			*dst = v
+			return nil
+		}
+		return fmt.Errorf("%q is not a port", port)
+	}
+	hint := ""
+	if _, err := strconv.ParseUint(v, 10, 16); err == nil {
+		hint = fmt.Sprintf("; did you mean :%s?", v)
+	}
+	return fmt.Errorf("%q is not an address; write host:port, :port for every address of this machine, or off%s", v, hint)
+}
+
+// setFile takes the name of a file that can be read. The empty one is none.
+func setFile(dst *string, v string) error {
+	if v == "" {
+		return nil
+	}
+	f, err := os.Open(v)
+	if err != nil {
+		return fmt.Errorf("cannot read the file: %w", err)
+	}
+	*dst = v
+	return f.Close()
+}
+
+var units = []struct {
+	suffix string
+	bytes  float64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1},
+}
+
+// setLimit takes bytes, percent, or both with a comma between; off is no limit.
+func setLimit(dst *app.Limit, v string) error {
+	var l app.Limit
+	if v == off {
+		*dst = l
+		return nil
+	}
+	for part := range strings.SplitSeq(v, ",") {
+		part = strings.TrimSpace(part)
+		if number, ok := strings.CutSuffix(part, "%"); ok {
+			n, err := strconv.ParseFloat(number, 64)
+			if err != nil || n <= 0 || n > 100 || l.Share != 0 {
+				return fmt.Errorf("%q is not a percentage", part)
+			}
+			l.Share = n / 100
+			continue
+		}
+		n, ok := parseBytes(part)
+		if !ok || l.Bytes != 0 {
+			return fmt.Errorf("%q is not a size; write bytes, such as 512MiB, or percent, such as 60%%, or off", part)
+		}
+		l.Bytes = n
+	}
+	*dst = l
+	return nil
+}
+
+func parseBytes(v string) (int64, bool) {
+	for _, u := range units {
+		number, ok := strings.CutSuffix(v, u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+		b := n * u.bytes
+		return int64(b), err == nil && b >= 1 && b < 1<<62
+	}
+	return 0, false
+}

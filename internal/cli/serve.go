@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/ferrymq/ferry/internal/app"
+)
+
+// readyText is what is printed when clients are served. Scripts wait for it.
+const readyText = "Server startup complete"
+
+func newServe(sys System) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the broker",
+		Long: `Run the broker until SIGTERM or SIGINT, which ends it in good order: nothing
+that was confirmed is lost, and clients are told why their connections close.
+A second signal ends it at once.
+
+It prints "` + readyText + `" with its listeners when it is ready.
+
+Every setting can be given as a flag, as an environment variable (--tls-cert is
+$FERRY_TLS_CERT) or in a TOML file that --config names (tls-cert = "cert.pem");
+a flag goes before the environment, that before the file.`,
+		Example: `  # keep messages in ./ferry-data, listen on 5672
+  ferry serve
+
+  # for a test: nothing is written, free ports are chosen and printed
+  ferry serve --store memory: --amqp 127.0.0.1:0 --http off
+
+  # with a user of your own, and TLS on the same ports
+  FERRY_PASSWORD=secret ferry serve --user app --tls-cert cert.pem --tls-key key.pem
+
+  # from a file
+  ferry serve --config /etc/ferry.toml`,
+		Args: cobra.NoArgs,
+	}
+	options := serveOptions()
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	for _, o := range options {
+		flags.String(o.name, o.value, fmt.Sprintf("%s `%s`", o.usage, o.meta))
+		f := flags.Lookup(o.name)
+		f.Annotations = map[string][]string{ownEnvironment: {"true"}}
+		f.Hidden = o.hidden
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		given := map[string]string{}
+		flags.Visit(func(f *pflag.Flag) { given[f.Name] = f.Value.String() })
+		c, err := configure(sources{flags: given, getenv: sys.Getenv})
+		if err != nil {
+			return err
+		}
+		return failed(serve(cmd.Context(), c, sys.Stderr))
+	}
+	return cmd
+}
+
+func serve(ctx context.Context, c *serveConfig, stderr io.Writer) error {
+	log := slog.New(logHandler(stderr, c.logLevel, c.logJSON))
+	for _, n := range c.notes {
+		log.Log(ctx, n.level, n.text)
+	}
+	c.app.Logger = log
+	c.app.Version = readVersion().Version
+	return app.Run(ctx, c.app, func(addresses []app.Address) { announce(stderr, c.logJSON, addresses) })
+}
+
+func logHandler(w io.Writer, level slog.Level, asJSON bool) slog.Handler {
+	o := &slog.HandlerOptions{Level: level}
+	if asJSON {
+		return slog.NewJSONHandler(w, o)
+	}
+	return slog.NewTextHandler(w, o)
+}
+
+// announce says that the broker is ready, whatever the level of the log.
+func announce(w io.Writer, asJSON bool, addresses []app.Address) {
+	if asJSON {
+		args := make([]any, 0, len(addresses))
+		for _, a := range addresses {
+			args = append(args, slog.String(a.Name, a.Addr))
+		}
+		slog.New(logHandler(w, slog.LevelInfo, true)).Info(readyText, slog.Group("listeners", args...))
+		return
+	}
+	var parts []string
+	for _, a := range addresses {
+		parts = append(parts, a.Name+" "+a.Addr)
+	}
+	fmt.Fprintf(w, "%s: %s\n", readyText, strings.Join(parts, ", "))
+}
