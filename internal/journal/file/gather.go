@@ -14,9 +14,13 @@ const (
 	// When a group of at most smallGroup bytes ends behind the end of the
 	// file, writeAhead bytes of zeros are written behind it in the same call.
 	// The groups that then fit in there change nothing but bytes of the file,
-	// and their sync need not wait for the file system's own journal. Large
-	// groups gain little from that, and would be written twice.
-	smallGroup = 8 << 10
+	// and their sync need not wait for the file system's own journal. Measured
+	// with ext4, one append at a time, in µs without and with that: 200 bytes
+	// 76 and 40, 4 KiB 94 and 74, 16 KiB 136 and 64, 64 KiB 110 and 130.
+	// fallocate gives as much as long as a block is written again, and nothing
+	// when a new one is reached. Streams are in larger groups, and must not be
+	// written twice.
+	smallGroup = 32 << 10
 	writeAhead = 64 << 10
 )
 
