@@ -214,7 +214,13 @@ func (r *reader) bodyDirect(channel uint16, n int) (done bool, err error) {
 	if _, err := in.ReadFull(c.in.Room(n)); err != nil {
 		return false, err
 	}
-	if err := in.Need(1); err != nil {
+	// If more of the body is to come, its next frame begins behind this one, and
+	// is read to its place as well.
+	behind := 1
+	if c.left > directMin {
+		behind += frameHeaderSize
+	}
+	if err := in.NeedOnly(behind); err != nil {
 		return false, err
 	}
 	if end := in.Buffered()[0]; end != amqpwire.FrameEnd {

@@ -9,8 +9,6 @@ import (
 
 // How the collector is set, unless GOGC and GOMEMLIMIT say otherwise.
 const (
-	// gcPercent is how much garbage may gather, in percent of what is alive.
-	gcPercent = 100
 	// gcTarget is the share of the memory limit at which the collector works
 	// harder rather than let garbage gather. It lies below the end of the memory
 	// alarm (nine tenths of the limit), so that an alarm means memory that is in
@@ -22,7 +20,7 @@ const (
 // none.
 func setCollector(limit int64) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		tuneGC()
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		target := int64(math.MaxInt64)

@@ -66,6 +66,7 @@ type Broker struct {
 	failOnce sync.Once
 
 	nextQueue atomic.Uint64
+	announced atomic.Int64 // bytes of bodies that have memory and have not come
 
 	mu       sync.Mutex // guards what follows
 	vhosts   map[string]*VHost

@@ -16,6 +16,7 @@ type Channel struct {
 	published uint64 // tag of the last publish in confirm mode
 	tx        *transaction
 	replies   *Consumer // of direct replies
+	incoming  *Incoming // that is not complete
 
 	// Guarded by s.mu.
 	closed   bool
@@ -49,6 +50,9 @@ func (ch *Channel) Close() {
 
 func (ch *Channel) close() {
 	s := ch.s
+	if ch.incoming != nil {
+		ch.incoming.unclaim()
+	}
 	for tag, c := range ch.consumers {
 		delete(ch.consumers, tag)
 		ch.endConsumer(c)

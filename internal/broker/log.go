@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ferrymq/ferry/internal/journal"
+	"github.com/ferrymq/ferry/internal/message"
 )
 
 const (
@@ -440,6 +441,7 @@ func appendTargets(dst []byte, targets []target) []byte {
 // position.
 func (l *log) place(bb *batchBuffers, r *record) {
 	m := r.m
+	message.Seal(m.block())
 	m.ref = journal.Ref{Position: l.pos + 1, Offset: uint32(bb.body(m.block())), Length: m.size}
 	m.placed.Store(inJournal)
 	bb.msgs = append(bb.msgs, m)
@@ -465,6 +467,7 @@ func (bb *batchBuffers) confirm(r *record) {
 // nil: the broker failed.
 func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchBuffers {
 	block := r.m.block()
+	message.Seal(block)
 	var refs []journal.Ref
 	for at := 0; at < len(block); at += partSize {
 		if bb.size >= batchBody {

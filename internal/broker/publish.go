@@ -13,6 +13,8 @@ const (
 	flushBytes    = 256 << 10 // or so many bytes
 	slabMax       = 64 << 10  // blocks are carved from slabs of at most this size
 	ownBlock      = 8 << 10   // larger blocks get an allocation of their own
+	announcedFree = 128 << 10 // bytes of a body that get memory when they are announced
+	announcedMax  = 64 << 20  // and bytes beyond that, of all connections
 	routeCacheMax = 4096      // routes a connection remembers
 )
 
@@ -116,7 +118,14 @@ type Incoming struct {
 	p     Publish
 	head  int
 	size  int
+	claim int64 // of Broker.announced
 	block []byte
+}
+
+// unclaim gives back what was set aside for the body.
+func (in *Incoming) unclaim() {
+	in.ch.s.b.announced.Add(-in.claim)
+	in.claim = 0
 }
 
 // PublishLarge begins a message whose body, of size bytes, comes in pieces. p's
@@ -136,8 +145,18 @@ func (ch *Channel) PublishLarge(p *Publish, size uint64) (*Incoming, error) {
 	in.p.Exchange, in.p.Key = bytes.Clone(p.Exchange), bytes.Clone(p.Key)
 	in.p.Properties, in.p.Body = bytes.Clone(props), nil
 	head := message.Overhead + len(p.Exchange) + len(p.Key) + len(props)
-	in.block = message.AppendBlockHead(make([]byte, 0, head+min(int(size), 256<<10)), p.Persistent, p.Exchange, p.Key, props)
+	// Room for all of it at once saves copying; what is announced by all
+	// connections together may claim no more than announcedMax.
+	room := min(in.size, announcedFree)
+	if in.size > announcedFree && ch.s.b.announced.Add(int64(in.size)) <= announcedMax {
+		in.claim = int64(in.size)
+		room = in.size
+	} else if in.size > announcedFree {
+		ch.s.b.announced.Add(-int64(in.size))
+	}
+	in.block = message.AppendBlockHead(make([]byte, 0, head+room), p.Persistent, p.Exchange, p.Key, props)
 	in.head = len(in.block)
+	ch.incoming = in
 	return in, nil
 }
 
@@ -159,6 +178,8 @@ func (in *Incoming) Room(n int) []byte {
 
 // Finish publishes the message, whose body must be complete. Errors as Publish.
 func (in *Incoming) Finish() error {
+	in.unclaim()
+	in.ch.incoming = nil
 	r, err := in.ch.s.pub.route(&in.p)
 	if err != nil {
 		return err
@@ -168,7 +189,6 @@ func (in *Incoming) Finish() error {
 }
 
 func (ch *Channel) enqueue(block []byte, r *path, p *Publish) {
-	message.Seal(block)
 	pub := &ch.s.pub
 	m := pub.message()
 	m.setBlock(block)

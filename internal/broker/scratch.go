@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/ferrymq/ferry/internal/journal"
+	"github.com/ferrymq/ferry/internal/message"
 )
 
 // scratch is where transient messages go that memory has no room for. It is a
@@ -69,6 +70,7 @@ func (s *scratch) spill(msgs []*stored) {
 			flush()
 		}
 		block := m.block()
+		message.Seal(block)
 		batch, pieces = append(batch, m), append(pieces, block)
 		size += len(block)
 	}

@@ -5,7 +5,8 @@
 // # Block
 //
 // A block is one message as bytes. It is written once, when the message is
-// published, and is never changed:
+// published, and is never changed but for the checksum, which is computed when
+// the block goes to disk:
 //
 //	checksum    4  CRC-32C of all that follows, big endian
 //	flags       1  bit 0: persistent
@@ -97,7 +98,8 @@ func AppendBlockHead(dst []byte, persistent bool, exchange, key, properties []by
 	return append(dst, properties...)
 }
 
-// Seal writes the checksum of a complete block.
+// Seal writes the checksum of a complete block. Others may Parse the block
+// meanwhile: the checksum is not looked at by it.
 func Seal(block []byte) {
 	binary.BigEndian.PutUint32(block, crc32.Checksum(block[4:], castagnoli))
 }
@@ -110,7 +112,7 @@ func Check(block []byte) error {
 	return nil
 }
 
-// Parse takes a sealed block apart. It does not verify the checksum.
+// Parse takes a block apart. It does not verify the checksum.
 func Parse(block []byte) (View, error) {
 	var v View
 	if len(block) < 8 {

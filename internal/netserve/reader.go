@@ -125,6 +125,25 @@ func (r *Reader) Need(n int) error {
 	return nil
 }
 
+// NeedOnly is Need, but takes no more than n bytes from the connection, so that
+// what follows can be read to its place with ReadFull.
+func (r *Reader) NeedOnly(n int) error {
+	for r.w-r.r < n {
+		if err := r.room(n); err != nil {
+			return err
+		}
+		m, err := r.read(r.buf[r.w : r.r+n])
+		r.w += m
+		if err != nil {
+			if r.r < r.w && errors.Is(err, io.EOF) {
+				return io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}
+
 // ReadFull fills dst, first with what is buffered and then straight from the
 // connection, so that a large body is not copied. Its errors are those of Fill,
 // and io.ErrUnexpectedEOF; n is how much of dst was filled, also then, so that
