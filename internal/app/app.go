@@ -57,13 +57,13 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 	}
 	users := hashLater(cfg)
 
-	f := &front{log: log, certs: certs, health: newHealth()}
+	f := &front{log: log, certs: certs, health: newHealth(), amqpOn: cfg.AMQP != ""}
 	defer func() { err = errors.Join(err, f.stop()) }()
 	if err := f.start(ctx, cfg); err != nil {
 		return err
 	}
 
-	st, err := openStore(cfg.Store, log)
+	st, err := openStore(cfg, log)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+
+	"github.com/ferrymq/ferry/internal/vfs"
 )
 
 // Defaults of Config.
@@ -39,6 +41,8 @@ type Config struct {
 
 	Logger  *slog.Logger // nil: nothing is logged
 	Version string       // told to peers
+
+	fs vfs.FS // of a file store; nil: the operating system's
 }
 
 // A Limit is a number of bytes, a share of the whole, or the smaller of both.

@@ -31,6 +31,8 @@ type front struct {
 	health    *health
 	addresses []Address
 
+	// What is off is not spoken on the others' listeners either.
+	amqpOn bool
 	amqp   atomic.Pointer[amqpserver.Server] // nil until clients are let in
 	web    *netserve.Handoff                 // nil: HTTP is off
 	https  []*http.Server
@@ -95,8 +97,11 @@ func (f *front) handleAMQP(c *netserve.Conn) {
 
 // protocols are what every listener recognises.
 func (f *front) protocols() []netserve.Protocol {
-	// AMQP 0-9-1 §4.2.2: a connection begins with "AMQP".
-	known := []netserve.Protocol{{Name: "amqp", Match: netserve.Prefix("AMQP"), Handle: f.handleAMQP}}
+	var known []netserve.Protocol
+	if f.amqpOn {
+		// AMQP 0-9-1 §4.2.2: a connection begins with "AMQP".
+		known = append(known, netserve.Protocol{Name: "amqp", Match: netserve.Prefix("AMQP"), Handle: f.handleAMQP})
+	}
 	if f.web != nil {
 		known = append(known, netserve.Protocol{
 			Name:   "http",

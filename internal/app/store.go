@@ -3,8 +3,8 @@ package app
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 
 	"github.com/ferrymq/ferry/internal/journal"
@@ -20,36 +20,50 @@ const scratchDir = "scratch"
 // A store is a journal, and beside it the scratch journal if there is one.
 type store struct {
 	kind    StoreKind
-	dir     string // of a FileStore
+	fs      vfs.FS // of a FileStore
+	dir     string
 	journal journal.Journal
 	scratch journal.Journal // nil: transient messages stay in memory
 }
 
-func openStore(url string, log *slog.Logger) (*store, error) {
-	kind, dir, err := ParseStore(url)
+func openStore(cfg Config, log *slog.Logger) (*store, error) {
+	kind, dir, err := ParseStore(cfg.Store)
 	if err != nil {
 		return nil, err
 	}
 	if kind == MemoryStore {
-		log.Warn("messages are kept in memory only: none of them survives a restart", "store", url)
+		log.Warn("messages are kept in memory only: none of them survives a restart", "store", cfg.Store)
 		return &store{kind: kind, journal: memory.New(memory.Options{})}, nil
 	}
-	s := &store{kind: kind, dir: dir}
-	if s.journal, err = file.Open(vfs.OS{}, dir, file.Options{Logger: log}); err != nil {
+	s := &store{kind: kind, fs: cfg.fs, dir: dir}
+	if s.fs == nil {
+		s.fs = vfs.OS{}
+	}
+	if s.journal, err = file.Open(s.fs, dir, file.Options{Logger: log}); err != nil {
 		return nil, explain(err, dir)
 	}
-	// The journal's lock is ours: so is what is left of the last process.
-	if s.scratch, err = openScratch(filepath.Join(dir, scratchDir), log); err != nil {
+	// The journal's lock is ours: what is in scratch is the last process's.
+	err = s.clearScratch()
+	if err == nil {
+		s.scratch, err = file.Open(s.fs, s.scratchDir(), file.Options{NoSync: true, Logger: log})
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make room for transient messages: %w", err), s.journal.Close())
 	}
 	return s, nil
 }
 
-func openScratch(dir string, log *slog.Logger) (journal.Journal, error) {
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, err
+func (s *store) scratchDir() string { return filepath.Join(s.dir, scratchDir) }
+
+func (s *store) clearScratch() error {
+	entries, err := s.fs.List(s.scratchDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return file.Open(vfs.OS{}, dir, file.Options{NoSync: true, Logger: log})
+	for _, e := range entries {
+		err = errors.Join(err, s.fs.Remove(filepath.Join(s.scratchDir(), e.Name)))
+	}
+	return err
 }
 
 // name is how the store is shown to people.
@@ -66,7 +80,7 @@ func (s *store) diskAlarm(limit Limit) func() (free, limit int64) {
 		return nil
 	}
 	return func() (int64, int64) {
-		free, total, err := vfs.OS{}.Free(s.dir)
+		free, total, err := s.fs.Free(s.dir)
 		if err != nil {
 			return 0, 0 // not known: no alarm; a write will tell
 		}
@@ -78,7 +92,7 @@ func (s *store) diskAlarm(limit Limit) func() (free, limit int64) {
 func (s *store) close() error {
 	var err error
 	if s.scratch != nil {
-		err = errors.Join(s.scratch.Close(), os.RemoveAll(filepath.Join(s.dir, scratchDir)))
+		err = errors.Join(s.scratch.Close(), s.clearScratch())
 	}
 	return errors.Join(err, s.journal.Close())
 }
@@ -94,7 +108,7 @@ func explain(err error, dir string) error {
 		return fmt.Errorf("the store in %s is damaged, in a way that no crash explains: %w. "+
 			"Nothing was changed or thrown away. `ferry dump %s` shows what can be read; "+
 			"restore the directory from a copy, or move it away to start empty", dir, err, dir)
-	case errors.Is(err, os.ErrPermission):
+	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("the store in %s may not be read and written by this user: %w", dir, err)
 	}
 	return fmt.Errorf("open the store in %s: %w", dir, err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/ferrymq/ferry/internal/journal"
+	"github.com/ferrymq/ferry/internal/message"
 )
 
 // RecordInfo is one record of a batch's head, taken apart for people. Fields
@@ -30,7 +31,7 @@ type RecordInfo struct {
 	Type        string
 	Destination string
 	Key         string
-	Args        []byte // a header list of package message
+	Args        map[string]any
 	Durable     bool
 	AutoDelete  bool
 	Internal    bool
@@ -125,7 +126,7 @@ func (d *describer) record() (RecordInfo, error) {
 	case recExchange:
 		r.VHost, r.Name, r.Type = d.text(), d.text(), d.text()
 		d.flags(&r)
-		r.Args = d.bytes()
+		r.Args = d.args()
 	case recExchangeGone:
 		r.VHost, r.Name = d.text(), d.text()
 	case recQueue:
@@ -138,7 +139,7 @@ func (d *describer) record() (RecordInfo, error) {
 		if d.byte() != 0 {
 			r.Type = "exchange"
 		}
-		r.Destination, r.Key, r.Args = d.text(), d.text(), d.bytes()
+		r.Destination, r.Key, r.Args = d.text(), d.text(), d.args()
 	case recCheckpoint:
 		r.NextQueue = d.num()
 	case recState:
@@ -172,6 +173,8 @@ func (d *describer) targets() []MessageRef {
 	return t
 }
 
+func (d *describer) args() map[string]any { return describeHeaders(d.bytes()) }
+
 func (d *describer) flags(r *RecordInfo) {
 	f := d.byte()
 	r.Durable, r.AutoDelete, r.Internal = f&flagDurable != 0, f&flagAutoDelete != 0, f&flagInternal != 0
@@ -180,5 +183,76 @@ func (d *describer) flags(r *RecordInfo) {
 func (d *describer) queue(r *RecordInfo) {
 	r.Queue, r.VHost, r.Name = d.num(), d.text(), d.text()
 	d.flags(r)
-	r.Args = d.bytes()
+	r.Args = d.args()
+}
+
+// MessageInfo is a message taken apart for people.
+type MessageInfo struct {
+	Persistent    bool
+	Exchange, Key string
+	Properties    map[string]any // by their AMQP names; of those that are not set there is none
+	Body          []byte
+}
+
+// DescribeMessage takes the block of a message apart. The error says that it is
+// damaged; what can be told of it is told all the same.
+func DescribeMessage(block []byte) (MessageInfo, error) {
+	v, err := message.Parse(block)
+	if err == nil {
+		err = message.Check(block)
+	}
+	return MessageInfo{
+		Persistent: v.Persistent,
+		Exchange:   string(v.Exchange),
+		Key:        string(v.Key),
+		Properties: describeProperties(v.Properties),
+		Body:       v.Body,
+	}, err
+}
+
+var fieldNames = map[message.FieldID]string{
+	message.ContentType:     "content-type",
+	message.ContentEncoding: "content-encoding",
+	message.Headers:         "headers",
+	message.Priority:        "priority",
+	message.CorrelationID:   "correlation-id",
+	message.ReplyTo:         "reply-to",
+	message.Expiration:      "expiration",
+	message.MessageID:       "message-id",
+	message.Timestamp:       "timestamp",
+	message.Type:            "type",
+	message.UserID:          "user-id",
+	message.AppID:           "app-id",
+}
+
+func describeProperties(list []byte) map[string]any {
+	m := map[string]any{}
+	for {
+		id, value, rest, ok := message.NextField(list)
+		if !ok {
+			return m
+		}
+		list = rest
+		name := fieldNames[id]
+		switch {
+		case id == message.Headers:
+			m[name] = describeHeaders(value)
+		case id == message.Priority && len(value) == 1:
+			m[name] = value[0]
+		case id == message.Timestamp && len(value) == 8:
+			m[name], _ = message.Decode('T', value, 0)
+		case name == "":
+			m[fmt.Sprintf("property-%d", id)] = string(value)
+		default:
+			m[name] = string(value)
+		}
+	}
+}
+
+func describeHeaders(list []byte) map[string]any {
+	m, ok := message.DecodeHeaders(list)
+	if !ok {
+		return map[string]any{"undecodable": fmt.Sprintf("%d bytes", len(list))}
+	}
+	return m
 }

@@ -115,7 +115,6 @@ and a power cut.`,
   ferry serve --store memory: --amqp 127.0.0.1:5672 --http off`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -121,7 +123,6 @@ func readFile(at setting, options []option) (layer, []error) {
 		}
 		return nil, []error{fmt.Errorf("%s: this is not TOML: %w", name, err)}
 	}
-	lines := keyLines(text)
 	byName := map[string]option{}
 	var names []string
 	for _, o := range options {
@@ -134,11 +135,8 @@ func readFile(at setting, options []option) (layer, []error) {
 	}
 	found := layer{}
 	var wrong []error
-	for _, kv := range flatten(nil, "", values) {
-		where := name
-		if line := lines[kv.key]; line > 0 {
-			where = fmt.Sprintf("%s:%d", name, line)
-		}
+	for _, kv := range inOrder(text, values) {
+		where := fmt.Sprintf("%s:%d", name, kv.line)
 		_, known := byName[kv.key]
 		switch {
 		case kv.key == "config":
@@ -155,6 +153,39 @@ func readFile(at setting, options []option) (layer, []error) {
 		}
 	}
 	return found, wrong
+}
+
+// A keyValue is a value of a TOML document. The keys of tables within tables
+// have dots.
+type keyValue struct {
+	key   string
+	value any
+	line  int
+}
+
+// inOrder lists the values of a document in its order.
+func inOrder(text []byte, values map[string]any) []keyValue {
+	list := flatten(nil, "", values)
+	lines := keyLines(text)
+	for i := range list {
+		// The lines of what is in a table may be known by the table's alone.
+		for key := list[i].key; list[i].line == 0 && key != ""; key = key[:max(0, strings.LastIndexByte(key, '.'))] {
+			list[i].line = lines[key]
+		}
+	}
+	slices.SortStableFunc(list, func(a, b keyValue) int { return a.line - b.line })
+	return list
+}
+
+func flatten(dst []keyValue, prefix string, table map[string]any) []keyValue {
+	for _, key := range slices.Sorted(maps.Keys(table)) {
+		if inner, ok := table[key].(map[string]any); ok {
+			dst = flatten(dst, prefix+key+".", inner)
+			continue
+		}
+		dst = append(dst, keyValue{key: prefix + key, value: table[key]})
+	}
+	return dst
 }
 
 // keyLines says on which lines the keys of a TOML document stand: to a decoder

@@ -11,7 +11,6 @@ import (
 
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/journal/file"
-	"github.com/ferrymq/ferry/internal/message"
 	"github.com/ferrymq/ferry/internal/vfs"
 )
 
@@ -58,9 +57,9 @@ type printer interface {
 // shownMessage is one message of a batch.
 type shownMessage struct {
 	offset, size uint64 // of its block in the batch's body
-	view         message.View
-	body         []byte // the first of view.Body
-	damage       string
+	broker.MessageInfo
+	shown  []byte // the first of its body
+	damage string
 }
 
 type dump struct {
@@ -199,14 +198,11 @@ func (d *dump) messages(p *file.Part, r *broker.RecordInfo, body []byte) error {
 			return d.out.message(p, &m)
 		}
 		block := body[m.offset:at]
-		view, err := message.Parse(block)
-		if err == nil {
-			err = message.Check(block)
-		}
-		if err != nil {
+		var err error
+		if m.MessageInfo, err = broker.DescribeMessage(block); err != nil {
 			m.damage = err.Error()
 		}
-		m.view, m.body = view, view.Body[:min(len(view.Body), d.bodies)]
+		m.shown = m.Body[:min(len(m.Body), d.bodies)]
 		if err := d.out.message(p, &m); err != nil {
 			return err
 		}

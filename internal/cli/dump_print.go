@@ -5,15 +5,16 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/journal/file"
-	"github.com/ferrymq/ferry/internal/message"
 )
 
 // people is a printer for reading.
@@ -117,12 +118,12 @@ func (o *people) message(_ *file.Part, m *shownMessage) error {
 	if m.damage != "" {
 		return o.line(3, "message of %d bytes, DAMAGED: %s", m.size, m.damage)
 	}
-	s := fmt.Sprintf("exchange %q, key %q, ", m.view.Exchange, m.view.Key)
-	if p := messageProperties(m.view.Properties); len(p) > 0 {
-		s += headerText(p) + ", "
+	s := fmt.Sprintf("exchange %q, key %q, ", m.Exchange, m.Key)
+	if len(m.Properties) > 0 {
+		s += headerText(m.Properties) + ", "
 	}
-	s += fmt.Sprintf("body of %d bytes: %s", len(m.view.Body), quoted(m.body))
-	if len(m.body) < len(m.view.Body) {
+	s += fmt.Sprintf("body of %d bytes: %s", len(m.Body), quoted(m.shown))
+	if len(m.shown) < len(m.Body) {
 		s += "…"
 	}
 	return o.line(3, "%s", s)
@@ -178,58 +179,30 @@ func properties(r *broker.RecordInfo) string {
 		}
 	}
 	if len(r.Args) > 0 {
-		s += ", arguments " + headerText(headers(r.Args))
+		s += ", arguments " + headerText(r.Args)
 	}
 	return s
 }
 
+// headerText writes a table on one line.
 func headerText(m map[string]any) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		parts = append(parts, fmt.Sprintf("%s=%v", name, m[name]))
+		parts = append(parts, name+"="+valueText(m[name]))
 	}
 	return strings.Join(parts, " ")
 }
 
-// headers decodes a header list for people.
-func headers(list []byte) map[string]any {
-	m, ok := message.DecodeHeaders(list)
-	if !ok {
-		return map[string]any{"undecodable": fmt.Sprintf("%d bytes", len(list))}
+func valueText(v any) string {
+	switch v := v.(type) {
+	case map[string]any:
+		return "{" + headerText(v) + "}"
+	case string:
+		return fmt.Sprintf("%q", v)
+	case time.Time:
+		return v.Format(time.RFC3339)
 	}
-	return m
-}
-
-var fieldNames = map[message.FieldID]string{
-	message.ContentType: "content-type", message.ContentEncoding: "content-encoding",
-	message.Headers: "headers", message.Priority: "priority", message.CorrelationID: "correlation-id",
-	message.ReplyTo: "reply-to", message.Expiration: "expiration", message.MessageID: "message-id",
-	message.Timestamp: "timestamp", message.Type: "type", message.UserID: "user-id", message.AppID: "app-id",
-}
-
-// messageProperties decodes a property list.
-func messageProperties(list []byte) map[string]any {
-	m := map[string]any{}
-	for {
-		id, value, rest, ok := message.NextField(list)
-		if !ok {
-			return m
-		}
-		list = rest
-		name := fieldNames[id]
-		switch {
-		case id == message.Headers:
-			m[name] = headers(value)
-		case id == message.Priority && len(value) == 1:
-			m[name] = value[0]
-		case id == message.Timestamp && len(value) == 8:
-			m[name], _ = message.Decode('T', value, 0)
-		case name == "":
-			m[fmt.Sprintf("property-%d", id)] = string(value)
-		default:
-			m[name] = string(value)
-		}
-	}
+	return fmt.Sprint(v)
 }
 
 // quoted shows text as text and other bytes in hexadecimal.
@@ -323,15 +296,13 @@ func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
 		VHost: r.VHost, Kind: r.Type, Destination: r.Destination, Key: r.Key,
 		Durable: r.Durable, AutoDelete: r.AutoDelete, Internal: r.Internal,
 		Highest: r.NextQueue, Began: r.Position, Tail: r.Tail, Floor: r.Floor,
+		Arguments: plain(r.Args),
 	}
 	if r.Count > 0 {
 		j.First = &r.First
 	}
 	if r.Name != "" {
 		j.Name = &r.Name
-	}
-	if len(r.Args) > 0 {
-		j.Arguments = headers(r.Args)
 	}
 	for _, t := range r.Targets {
 		j.Targets = append(j.Targets, jsonRef{Queue: t.Queue, Seq: t.Seq})
@@ -362,7 +333,38 @@ type jsonMessage struct {
 func (o machines) message(p *file.Part, m *shownMessage) error {
 	return o.enc.Encode(jsonMessage{
 		Type: "message", Position: p.Batch.Position, Offset: m.offset, Size: m.size,
-		Exchange: string(m.view.Exchange), Key: string(m.view.Key), Persistent: m.view.Persistent,
-		Properties: messageProperties(m.view.Properties), BodySize: len(m.view.Body), Body: m.body, Damage: m.damage,
+		Exchange: m.Exchange, Key: m.Key, Persistent: m.Persistent,
+		Properties: plain(m.Properties), BodySize: len(m.Body), Body: m.shown, Damage: m.damage,
 	})
+}
+
+// plain is a table with what JSON has no word for written as text.
+func plain(table map[string]any) map[string]any {
+	p := make(map[string]any, len(table))
+	for name, v := range table {
+		p[name] = plainValue(v)
+	}
+	return p
+}
+
+func plainValue(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		return plain(v)
+	case []any:
+		list := make([]any, len(v))
+		for i := range v {
+			list[i] = plainValue(v[i])
+		}
+		return list
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Sprint(v)
+		}
+	case time.Time:
+		if y := v.Year(); y < 0 || y > 9999 {
+			return v.Unix()
+		}
+	}
+	return v
 }

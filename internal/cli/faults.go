@@ -2,8 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 )
 
@@ -24,23 +22,6 @@ func (f *faults) Error() string {
 
 // Unwrap is for errors.Is and errors.As.
 func (f *faults) Unwrap() []error { return *f }
-
-type keyValue struct {
-	key   string
-	value any
-}
-
-// flatten lists the values of tables within tables, by dotted keys, sorted.
-func flatten(dst []keyValue, prefix string, table map[string]any) []keyValue {
-	for _, key := range slices.Sorted(maps.Keys(table)) {
-		if inner, ok := table[key].(map[string]any); ok {
-			dst = flatten(dst, prefix+key+".", inner)
-			continue
-		}
-		dst = append(dst, keyValue{prefix + key, table[key]})
-	}
-	return dst
-}
 
 // suggestion is a half sentence with the name that is nearest to one that is
 // unknown, empty if none is near. verb is how a name is written.

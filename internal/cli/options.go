@@ -93,7 +93,7 @@ func serveOptions() []option {
 		},
 		{
 			name: "password", value: app.DefaultUser, meta: "TEXT",
-			usage: "the first user's password; rather give it as $FERRY_PASSWORD or in the file, which other users of the machine do not see",
+			usage: "its password; other users of the machine do not see it in $FERRY_PASSWORD or the file",
 			set: func(c *serveConfig, v string, _ bool) error {
 				c.app.Password = v
 				return notEmpty(v)
@@ -101,7 +101,7 @@ func serveOptions() []option {
 		},
 		{
 			name: "tls-cert", meta: "FILE",
-			usage: "certificate (PEM): every listener also serves TLS; loaded again when it changes",
+			usage: "certificate (PEM): every listener also serves TLS; read again when it changes",
 			set:   func(c *serveConfig, v string, _ bool) error { return setFile(&c.app.TLSCert, v) },
 		},
 		{
@@ -116,12 +116,12 @@ func serveOptions() []option {
 		},
 		{
 			name: "memory-limit", value: "60%", meta: "SIZE",
-			usage: "publishers are blocked while the broker uses more: bytes (512MiB), or percent of the machine's or the container's memory",
+			usage: "publishers are blocked while more is in use: bytes (512MiB), or percent of the machine or container",
 			set:   func(c *serveConfig, v string, _ bool) error { return setLimit(&c.app.MemoryLimit, v) },
 		},
 		{
 			name: "disk-free-limit", value: "2GiB,5%", meta: "SIZE",
-			usage: "publishers are blocked while less is free where the store is: bytes, percent of the disk, or the smaller of two",
+			usage: "publishers are blocked while less of the disk is free: bytes, percent, or the smaller of both",
 			set:   func(c *serveConfig, v string, _ bool) error { return setLimit(&c.app.DiskFreeLimit, v) },
 		},
 		{
@@ -150,7 +150,7 @@ func serveOptions() []option {
 			set:   laterIgnored("node", "there are no clusters in this version yet"),
 		},
 		{
-			name: "peers", meta: "ADDR,…",
+			name: "peers", meta: "ADDRS",
 			usage: "the other nodes of the cluster (not in this version yet)",
 			set:   laterRefused("clusters are not in this version yet, and a broker that is expected to replicate must not start without"),
 		},
@@ -205,6 +205,9 @@ func (c *serveConfig) check() []error {
 	}
 	if c.app.TLSCA != "" && c.app.TLSCert == "" {
 		faults = append(faults, errors.New("--tls-ca is about TLS, which needs --tls-cert and --tls-key"))
+	}
+	if c.app.AMQP == "" && c.app.HTTP == "" {
+		faults = append(faults, errors.New("every listener is off: nobody could reach the broker"))
 	}
 	return faults
 }

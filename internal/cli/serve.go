@@ -46,8 +46,7 @@ a flag goes before the environment, that before the file.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	for _, o := range options {
-		flags.String(o.name, o.value, fmt.Sprintf("%s `%s`", o.usage, o.meta))
-		f := flags.Lookup(o.name)
+		f := flags.VarPF(&text{o.value, o.meta}, o.name, "", o.usage)
 		f.Annotations = map[string][]string{ownEnvironment: {"true"}}
 		f.Hidden = o.hidden
 	}
@@ -62,6 +61,13 @@ a flag goes before the environment, that before the file.`,
 	}
 	return cmd
 }
+
+// text is a flag's value, which is looked at together with all others.
+type text struct{ value, meta string }
+
+func (t *text) String() string     { return t.value }
+func (t *text) Set(v string) error { t.value = v; return nil }
+func (t *text) Type() string       { return t.meta }
 
 func serve(ctx context.Context, c *serveConfig, stderr io.Writer) error {
 	log := slog.New(logHandler(stderr, c.logLevel, c.logJSON))
