@@ -35,35 +35,45 @@ type conn struct {
 	opened  atomic.Pointer[broker.Session] // session, for other goroutines
 }
 
-// serve serves the connection until it has ended.
-func (c *conn) serve() {
+// begin leads the connection to an open session, or ends it.
+func (c *conn) begin() bool {
 	ctx, cancel := context.WithDeadline(c.nc.Context(), c.nc.LoginDeadline())
-	err := c.handshake(ctx)
-	cancel()
-	if err != nil {
+	defer cancel()
+	if err := c.handshake(ctx); err != nil {
 		c.refuse(err)
-		return
+		return false
 	}
-	c.serveOpen()
+	return true
 }
 
-// serveOpen is serve from connection.open on.
-func (c *conn) serveOpen() {
+// serve serves an open connection until it has ended.
+func (c *conn) serve() {
+	h := c.halves()
+	go h.writer.run()
+	h.err = h.reader.run()
+	h.end()
+}
+
+// halves are what serves an open connection.
+type halves struct {
+	*conn
+	reader reader
+	writer writer
+	heart  *heart
+	detach func() bool // the session from the connection's context
+	err    error       // why the reader has ended
+}
+
+func (c *conn) halves() *halves {
 	c.opened.Store(c.session)
-	defer context.AfterFunc(c.nc.Context(), c.session.Interrupt)()
 	c.nc.In.SetMax(int(c.peer.frameMax) + inputSlack)
-	w := &writer{
-		conn: c,
-		out:  &c.nc.Out,
-		stop: make(chan struct{}),
-		done: make(chan struct{}),
+	return &halves{
+		conn:   c,
+		reader: reader{conn: c, limit: c.peer.frameMax},
+		writer: writer{conn: c, out: &c.nc.Out, stop: make(chan struct{}), done: make(chan struct{})},
+		heart:  c.startHeart(),
+		detach: context.AfterFunc(c.nc.Context(), c.session.Interrupt),
 	}
-	heart := c.startHeart()
-	go w.run()
-	r := &reader{conn: c, limit: c.peer.frameMax}
-	err := r.run()
-	heart.stop()
-	c.end(w, err, r.within)
 }
 
 // refuse ends a connection whose session was never opened.
@@ -83,7 +93,10 @@ func (c *conn) refuse(err error) {
 // end ends an open connection. What it had at the broker is gone before the peer
 // is told, so that a client that sees close-ok finds its exclusive queues deleted
 // and its messages requeued.
-func (c *conn) end(w *writer, err error, within bool) {
+func (h *halves) end() {
+	h.heart.stop()
+	defer h.detach()
+	err := h.err
 	if errors.Is(err, netserve.ErrDraining) {
 		err = errDraining
 	}
@@ -93,25 +106,23 @@ func (c *conn) end(w *writer, err error, within bool) {
 		if errors.Is(err, netserve.ErrIdle) {
 			level = slog.LevelWarn // its heartbeats have stopped
 		}
-		c.log.Log(context.Background(), level, "connection lost", "error", err)
-		c.session.Close()
-		c.nc.Close() // the writer may be in a write
-		close(w.stop)
-		<-w.done
+		h.log.Log(context.Background(), level, "connection lost", "error", err)
+		h.session.Close()
+		h.nc.Close() // the writer may be in a write
+		h.writer.end()
 		return
 	}
-	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout))
-	close(w.stop)
-	<-w.done
-	c.session.Close()
+	h.nc.SetWriteDeadline(time.Now().Add(closeTimeout))
+	h.writer.end()
+	h.session.Close()
 	if f == nil {
-		if c.writeMethod(0, &amqpwire.ConnectionCloseOk{}) == nil {
-			c.nc.Linger(closeTimeout)
+		if h.writeMethod(0, &amqpwire.ConnectionCloseOk{}) == nil {
+			h.nc.Linger(closeTimeout)
 		}
 		return
 	}
-	c.log.Warn("connection closed by an error", "code", f.code, "error", quoted(f.Error()))
-	c.tell(f, within)
+	h.log.Warn("connection closed by an error", "code", f.code, "error", quoted(f.Error()))
+	h.tell(f, h.reader.within)
 }
 
 // tell sends connection.close and waits for the peer to answer, or to go. within

@@ -69,15 +69,29 @@ func (s *Server) Protocol() netserve.Protocol {
 }
 
 // Handle serves a connection and returns when it has ended.
+//
+// It and what it calls up to reader.run are kept small: for as long as the
+// connection is there they are on its goroutine's stack, and most connections
+// are idle.
 func (s *Server) Handle(nc *netserve.Conn) {
-	c := &conn{srv: s, nc: nc, log: s.cfg.Logger.With("conn", nc)}
-	if !s.add(c) {
+	c := s.accept(nc)
+	if c == nil {
 		return
 	}
 	defer s.remove(c)
+	if c.begin() {
+		c.serve()
+	}
+}
+
+// accept returns nil when the server stops.
+func (s *Server) accept(nc *netserve.Conn) *conn {
+	c := &conn{srv: s, nc: nc, log: s.cfg.Logger.With("conn", nc)}
+	if !s.add(c) {
+		return nil
+	}
 	c.log.Debug("connection accepted")
-	c.serve()
-	c.log.Debug("connection ended")
+	return c
 }
 
 func (s *Server) add(c *conn) bool {
@@ -122,6 +136,7 @@ func (s *Server) Shutdown(ctx context.Context, reason string) error {
 }
 
 func (s *Server) remove(c *conn) {
+	c.log.Debug("connection ended")
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()

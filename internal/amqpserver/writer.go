@@ -61,6 +61,12 @@ func (w *writer) run() {
 	}
 }
 
+// end stops the writer and waits for it.
+func (w *writer) end() {
+	close(w.stop)
+	<-w.done
+}
+
 // write writes events, and tells whether there is more to write ever.
 func (w *writer) write(events []broker.Event) bool {
 	from := 0
