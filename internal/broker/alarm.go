@@ -55,7 +55,8 @@ func (b *Broker) checkAlarms() {
 		was := b.alarms.disk.Load()
 		disk = !was && free < limit || was && free < limit+limit/10
 	}
-	b.alarms.disk.Store(disk || b.log.j.Status().Waiting != nil)
+	st := b.log.j.Status()
+	b.alarms.disk.Store(disk || st.Waiting != nil || st.Low != nil)
 	switch {
 	case b.alarms.memory.Load() && b.alarms.disk.Load():
 		b.setBlocked("low on memory & disk")

@@ -31,6 +31,11 @@ import (
 const (
 	DefaultMaxMessage = 16 << 20 // bytes of a body, as RabbitMQ 4 has it
 	DefaultHotBytes   = 64 << 20 // bytes of bodies kept in memory while they are also on disk
+
+	// maxInFlight is how many batches the journal may hold. With fewer, records
+	// wait longer to be taken, and more of them are settled before that and need
+	// not be written; with one, nothing is encoded while the journal syncs.
+	maxInFlight = 2
 )
 
 // Config is what a broker is made of.
@@ -108,7 +113,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	b.scratch = newScratch(b, cfg.Scratch)
 	b.replies.init()
 	info := cfg.Journal.Info()
-	inFlight := min(max(info.InFlight, 1), 4)
+	inFlight := min(max(info.InFlight, 1), maxInFlight)
 	b.log = &log{
 		b: b, j: cfg.Journal,
 		segs: map[uint64]*segment{},
