@@ -17,7 +17,7 @@ const (
 
 	// clientTests is how many top-level tests of the client's suite pass, of
 	// v1.16.0. Fewer mean that the suite was not run as a whole.
-	clientTests = 228
+	clientTests = 225
 )
 
 // Reasons for leaving out a test of the client's suite.
@@ -25,6 +25,7 @@ const (
 	needsManagement  = "finds and drops its connection through the management API, which Ferry does not have yet"
 	needsRabbitmqctl = "sets the memory watermark with rabbitmqctl"
 	needsDeadLetters = "dead-lettering, which Ferry does not have yet"
+	needsTheName     = "does nothing unless the product is called RabbitMQ, and then forgets to close its connection, which the suite counts as a leak; "
 )
 
 // leftOut are the tests of the client's suite that are not run against Ferry,
@@ -36,6 +37,9 @@ var leftOut = []struct {
 }{
 	{"TestConnection_Close_WhenMemoryAlarmIsActive", needsRabbitmqctl, true},
 	{"TestDeclareArgsRejectToDeadLetterQueue", needsDeadLetters, false},
+	{"TestRabbitMQQueueNackMultipleRequeue", needsTheName + "repeated by TestNackMultipleRequeuesInOrder", false},
+	{"TestIntegrationRecoverNotImplemented", needsTheName + "repeated by TestRecoverWithoutRequeueIsNotImplemented", false},
+	{"TestRabbitMQQueueTTLGet", needsTheName + "and is about expiry, which Ferry does not have yet", false},
 	{"TestConnectionRecoveryPublish", needsManagement, false},
 	{"TestConnectionRecoveryConsume", needsManagement, false},
 	{"TestConnectionRecoveryCustomSASLPlainAuth", needsManagement, false},

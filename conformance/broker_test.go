@@ -23,6 +23,9 @@ const (
 	// readyLine is what ferry serve prints when its listeners are open.
 	readyLine = "Server startup complete"
 
+	// logLines is how much of ferry's log a failed test shows.
+	logLines = 30
+
 	startLimit = 60 * time.Second
 	stopLimit  = 20 * time.Second
 
@@ -103,7 +106,7 @@ func target(t *testing.T) string {
 }
 
 // startFerry starts the real binary, waits until it says that it is ready, and
-// ends it with the test. What it logged is shown if the test fails.
+// ends it with the test. What it logged last is shown if the test fails.
 func startFerry(t *testing.T) string {
 	t.Helper()
 	bin, err := buildFerry()
@@ -127,7 +130,7 @@ func startFerry(t *testing.T) string {
 	t.Cleanup(func() {
 		stopProcess(t, cmd, &reader)
 		if t.Failed() {
-			t.Logf("ferry logged:\n%s", log)
+			t.Logf("ferry logged at last:\n%s", tail([]byte(log.String()), logLines))
 		}
 		if strings.Contains(log.String(), "DATA RACE") {
 			t.Errorf("the race detector reported:\n%s", log)
