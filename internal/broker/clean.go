@@ -113,7 +113,7 @@ func (b *Broker) dropDead() error {
 	for n, s := range l.segs {
 		if n != newest && s.live <= 0 && s.last < checkpoint && s.last <= l.durable.Load() {
 			dead = append(dead, n)
-			delete(l.segs, n)
+			l.dropSegmentLocked(n)
 		}
 	}
 	l.mu.Unlock()

@@ -120,8 +120,8 @@ func (e *evictor) evict(k *chunk) bool {
 		e.remove(k)
 		return true
 	}
-	if len(q.consumers) > 0 && k.first>>chunkShift <= q.next>>chunkShift+loadAhead {
-		return false // about to be delivered, or delivered
+	if at, next := k.first>>chunkShift, q.next>>chunkShift; len(q.consumers) > 0 && at >= next && at <= next+loadAhead {
+		return false // about to be delivered
 	}
 	if k.loading != nil {
 		return false

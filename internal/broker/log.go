@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"cmp"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -48,6 +50,7 @@ type log struct {
 	next  *waiter // of those who wait for recs
 	early []record
 	segs  map[uint64]*segment
+	order []*segment // the same, oldest first
 	shut  bool
 
 	wake    chan struct{}
@@ -84,6 +87,13 @@ func (w *waiter) wait(b *Broker) error {
 		return nil
 	case <-b.failed:
 		return b.Err()
+	case <-b.log.done: // it may have been the last batch
+		select {
+		case <-w.done:
+			return nil
+		default:
+			return errorf(Forced, "broker is closed")
+		}
 	}
 }
 
@@ -167,13 +177,27 @@ func (l *log) forgetLocked(m *stored) {
 	}
 }
 
+// segmentOfLocked finds the segment of a position. Segments stand in the order
+// of their positions; those that were dropped leave gaps.
 func (l *log) segmentOfLocked(pos uint64) *segment {
-	for _, s := range l.segs {
-		if pos >= s.first && pos <= s.last {
-			return s
-		}
+	i, _ := slices.BinarySearchFunc(l.order, pos, func(s *segment, pos uint64) int {
+		return cmp.Compare(s.last, pos)
+	})
+	if i < len(l.order) && l.order[i].first <= pos {
+		return l.order[i]
 	}
 	return nil
+}
+
+func (l *log) addSegmentLocked(s *segment) {
+	l.segs[s.number] = s
+	l.order = append(l.order, s)
+}
+
+func (l *log) dropSegmentLocked(number uint64) {
+	s := l.segs[number]
+	delete(l.segs, number)
+	l.order = slices.DeleteFunc(l.order, func(x *segment) bool { return x == s })
 }
 
 // cancelLocked takes one queue out of a publish that has not been written.
@@ -537,7 +561,7 @@ func (l *log) send(bb *batchBuffers) {
 	s := l.segs[seg]
 	if s == nil {
 		s = &segment{number: seg, first: pos}
-		l.segs[seg] = s
+		l.addSegmentLocked(s)
 	}
 	s.last = pos
 	s.bytes += size

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -71,10 +72,11 @@ func (b *Broker) recover(ctx context.Context, info journal.Info) error {
 		seg := l.segs[s.Segment]
 		if seg == nil {
 			seg = &segment{number: s.Segment}
-			l.segs[s.Segment] = seg
+			l.addSegmentLocked(seg)
 		}
 		seg.first, seg.last, seg.bytes = s.First, s.Last, s.Bytes
 	}
+	slices.SortFunc(l.order, func(x, y *segment) int { return cmp.Compare(x.number, y.number) })
 	l.pos, l.epoch, l.seg = info.Head, info.Epoch+1, info.Segment
 	if l.seg == 0 {
 		l.seg = 1
@@ -114,7 +116,7 @@ func (l *log) account(m *stored) {
 func (r *replayer) batch(b journal.Batch) error {
 	l := r.b.log
 	if l.segs[b.Segment] == nil {
-		l.segs[b.Segment] = &segment{number: b.Segment, first: b.Position}
+		l.addSegmentLocked(&segment{number: b.Segment, first: b.Position})
 	}
 	l.segs[b.Segment].last = b.Position
 	if b.Epoch > r.epoch {
