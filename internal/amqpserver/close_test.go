@@ -234,6 +234,36 @@ func TestBlockedPublishersAreTold(t *testing.T) {
 	p.expect(0, &amqpwire.ConnectionUnblocked{})
 }
 
+// A publisher that is held back by an alarm is still told of a shutdown.
+func TestShutdownReachesBlockedPublishers(t *testing.T) {
+	var used atomic.Int64
+	f := newFixture(t, func(_ *Config, bc *broker.Config) {
+		bc.Alarms.Every = 1e6 // ns
+		bc.Alarms.Memory = func() (int64, int64) { return used.Load(), 100 }
+	})
+	p := f.open()
+	p.declare(&amqpwire.QueueDeclare{Queue: "q"})
+	used.Store(101)
+	for f.broker.Blocked() == "" {
+		p.ping(1)
+	}
+	go func() {
+		for range 64 { // more than a blocked connection may still publish
+			p.publish("", "q", strings.Repeat("x", 1<<20))
+		}
+	}()
+	p.expect(0, &amqpwire.ConnectionBlocked{})
+	done := make(chan error, 1)
+	go func() { done <- f.server.Shutdown(context.Background(), "going home") }()
+	if got := p.expectConnectionClose(); got.Code != amqpwire.ConnectionForced {
+		t.Errorf("got %+v", got)
+	}
+	p.nc.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // What a peer chooses appears quoted and bounded in the log, and a password not
 // at all.
 func TestLogQuotesWhatPeersSay(t *testing.T) {

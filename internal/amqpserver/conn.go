@@ -121,7 +121,11 @@ func (h *halves) end() {
 		}
 		return
 	}
-	h.log.Warn("connection closed by an error", "code", f.code, "error", quoted(f.Error()))
+	level := slog.LevelWarn
+	if f.code == amqpwire.ConnectionForced {
+		level = slog.LevelDebug // nobody's mistake
+	}
+	h.log.Log(context.Background(), level, "connection closed by the server", "code", f.code, "error", quoted(f.Error()))
 	h.tell(f, h.reader.within)
 }
 

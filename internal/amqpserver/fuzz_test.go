@@ -56,7 +56,7 @@ func FuzzConnection(f *testing.F) {
 		p := fix.open()
 		p.declare(&amqpwire.QueueDeclare{Queue: "q"})
 		p.write(b)
-		p.nc.(interface{ CloseWrite() error }).CloseWrite()
+		p.closeWrite()
 		_ = p.nc.SetReadDeadline(time.Now().Add(patience))
 		all, err := io.ReadAll(p.nc)
 		if err != nil && isTimeout(err) {

@@ -190,7 +190,7 @@ func TestOpenIsExplained(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, row.want)
 			}
 			p.send(0, &amqpwire.ConnectionCloseOk{})
-			p.nc.(interface{ CloseWrite() error }).CloseWrite()
+			p.closeWrite()
 			p.expectEnd()
 		})
 	}

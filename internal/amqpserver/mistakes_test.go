@@ -92,22 +92,38 @@ func mistakes() []mistake {
 		{name: "frame_method_too_long", b: rawFrame(1, 1, "\x00\x14\x00\x0a\x00rest")},
 		{name: "frame_heartbeat_on_channel", b: rawFrame(8, 1, "")},
 		{name: "frame_heartbeat_with_content", b: rawFrame(8, 0, "xx")},
-		{name: "unknown class", b: rawFrame(1, 1, "\x00\x63\x00\x0a"),
-			want: closed{540, "NOT_IMPLEMENTED - unknown method 99.10", 99, 10}},
-		{name: "unknown method", b: rawFrame(1, 1, "\x00\x32\x00\x63"),
-			want: closed{540, "NOT_IMPLEMENTED - unknown method 50.99", 50, 99}},
-		{name: "frame of 4 GiB", b: amqpwire.AppendFrameHeader(nil, 1, 1, 1<<32-1),
-			want: closed{501, "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,4294967295,131064}", 0, 0}},
-		{name: "header frame of 3 bytes", b: join(start, rawFrame(2, 1, "\x00\x3c\x00")),
-			want: closed{501, "FRAME_ERROR - type 2, all octets = <<0,60,0>>: unknown_frame", 0, 0}},
-		{name: "ack cut", b: rawFrame(1, 1, "\x00\x3c\x00\x50\x00"),
-			want: closed{501, "FRAME_ERROR - cannot decode <<0>>", 60, 80}},
-		{name: "publish cut", b: rawFrame(1, 1, "\x00\x3c\x00\x28\x00\x00\x05ab"),
-			want: closed{501, "FRAME_ERROR - cannot decode <<0,0,5,97,98>>", 60, 40}},
-		{name: "table of an unknown type", b: rawFrame(1, 1, "\x00\x32\x00\x0a\x00\x00\x01q\x00\x00\x00\x00\x04\x01a?\x00"),
-			want: closed{502, "SYNTAX_ERROR - unknown type 0x3F of a table's value", 50, 10}},
-		{name: "table cut", b: rawFrame(1, 1, "\x00\x32\x00\x0a\x00\x00\x01q\x00\x00\x00\x00\xff\x01a"),
-			want: closed{501, "FRAME_ERROR - cannot decode <<0,0,1,113,0,0,0,0,255,1,97>>", 50, 10}},
+		{
+			name: "unknown class", b: rawFrame(1, 1, "\x00\x63\x00\x0a"),
+			want: closed{540, "NOT_IMPLEMENTED - unknown method 99.10", 99, 10},
+		},
+		{
+			name: "unknown method", b: rawFrame(1, 1, "\x00\x32\x00\x63"),
+			want: closed{540, "NOT_IMPLEMENTED - unknown method 50.99", 50, 99},
+		},
+		{
+			name: "frame of 4 GiB", b: amqpwire.AppendFrameHeader(nil, 1, 1, 1<<32-1),
+			want: closed{501, "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,4294967295,131064}", 0, 0},
+		},
+		{
+			name: "header frame of 3 bytes", b: join(start, rawFrame(2, 1, "\x00\x3c\x00")),
+			want: closed{501, "FRAME_ERROR - type 2, all octets = <<0,60,0>>: unknown_frame", 0, 0},
+		},
+		{
+			name: "ack cut", b: rawFrame(1, 1, "\x00\x3c\x00\x50\x00"),
+			want: closed{501, "FRAME_ERROR - cannot decode <<0>>", 60, 80},
+		},
+		{
+			name: "publish cut", b: rawFrame(1, 1, "\x00\x3c\x00\x28\x00\x00\x05ab"),
+			want: closed{501, "FRAME_ERROR - cannot decode <<0,0,5,97,98>>", 60, 40},
+		},
+		{
+			name: "table of an unknown type", b: rawFrame(1, 1, "\x00\x32\x00\x0a\x00\x00\x01q\x00\x00\x00\x00\x04\x01a?\x00"),
+			want: closed{502, "SYNTAX_ERROR - unknown type 0x3F of a table's value", 50, 10},
+		},
+		{
+			name: "table cut", b: rawFrame(1, 1, "\x00\x32\x00\x0a\x00\x00\x01q\x00\x00\x00\x00\xff\x01a"),
+			want: closed{501, "FRAME_ERROR - cannot decode <<0,0,1,113,0,0,0,0,255,1,97>>", 50, 10},
+		},
 		{name: "queue_name_not_utf8", b: rawFrame(1, 1, "\x00\x32\x00\x0a\x00\x00\x07conf.\xff\xfe\x04\x00\x00\x00\x00")},
 
 		// Content.
@@ -119,32 +135,58 @@ func mistakes() []mistake {
 		{name: "content_method_instead_of_body", b: join(start, header(1, 10), frames(1, &amqpwire.BasicQos{}))},
 		{name: "content_header_of_other_class", b: join(start, rawFrame(2, 1, "\x00\x32\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00"))},
 		{name: "content_method_instead_of_body", b: join(start, header(1, 10), rawFrame(3, 1, "123"), header(1, 7))},
-		{name: "weight", b: join(start, rawFrame(2, 1, "\x00\x3c\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00")),
-			want: closed{505, "UNEXPECTED_FRAME - expected content header for class 60, got non content header frame instead", 60, 40}},
-		{name: "no property flags", b: join(start, rawFrame(2, 1, "\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01")),
-			want: closed{501, "FRAME_ERROR - content header runs past the end of what holds it", 60, 40}},
-		{name: "body longer than announced", b: join(start, header(1, 1), rawFrame(3, 1, "xx")),
-			want: closed{505, "UNEXPECTED_FRAME - content body is longer than announced: 2 bytes where 1 are left", 60, 40}},
-		{name: "second body longer than announced", b: join(start, header(1, 5), rawFrame(3, 1, "1234"), rawFrame(3, 1, "56")),
-			want: closed{505, "UNEXPECTED_FRAME - content body is longer than announced: 2 bytes where 1 are left", 60, 40}},
-		{name: "large body longer than announced", b: join(start, header(1, 20000), rawFrame(3, 1, strings.Repeat("x", 30000))),
-			want: closed{505, "UNEXPECTED_FRAME - content body is longer than announced: 30000 bytes where 20000 are left", 60, 40}},
-		{name: "body for an empty message", b: join(start, header(1, 0), rawFrame(3, 1, "x")),
-			want: closed{505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead", 0, 0}},
-		{name: "announced 16 MiB and a byte", b: join(start, header(1, broker.DefaultMaxMessage+1)),
-			want: closed{406, "PRECONDITION_FAILED - message size 16777217 is larger than configured max size 16777216", 60, 40}},
-		{name: "announced 2^63", b: join(start, header(1, 1<<63)),
-			want: closed{406, "PRECONDITION_FAILED - message size 9223372036854775808 is larger than configured max size 16777216", 60, 40}},
-		{name: "announced 2^64-1", b: join(start, header(1, 1<<64-1)),
-			want: closed{406, "PRECONDITION_FAILED - message size 18446744073709551615 is larger than configured max size 16777216", 60, 40}},
-		{name: "properties cut", b: join(start, rawFrame(2, 1, "\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x80\x00\x05ab")),
-			want: closed{501, "FRAME_ERROR - property runs past the end of what holds it", 60, 40}},
-		{name: "headers nested too deep", b: join(start, rawFrame(2, 1, "\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x20\x00"+deep)),
-			want: closed{502, "SYNTAX_ERROR - table nested deeper than 32", 60, 40}},
-		{name: "arguments nested too deep", b: rawFrame(1, 1, "\x00\x32\x00\x0a\x00\x00\x01q\x00"+deep),
-			want: closed{502, "SYNTAX_ERROR - table nested deeper than 32", 50, 10}},
-		{name: "exchange name not UTF-8", b: join(rawFrame(1, 1, "\x00\x3c\x00\x28\x00\x00\x01\xff\x00\x00"), header(1, 0)),
-			want: closed{501, "FRAME_ERROR - Malformed UTF-8 in shortstr", 0, 0}},
+		{
+			name: "weight", b: join(start, rawFrame(2, 1, "\x00\x3c\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00")),
+			want: closed{505, "UNEXPECTED_FRAME - expected content header for class 60, got non content header frame instead", 60, 40},
+		},
+		{
+			name: "no property flags", b: join(start, rawFrame(2, 1, "\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01")),
+			want: closed{501, "FRAME_ERROR - content header runs past the end of what holds it", 60, 40},
+		},
+		{
+			name: "body longer than announced", b: join(start, header(1, 1), rawFrame(3, 1, "xx")),
+			want: closed{505, "UNEXPECTED_FRAME - content body is longer than announced: 2 bytes where 1 are left", 60, 40},
+		},
+		{
+			name: "second body longer than announced", b: join(start, header(1, 5), rawFrame(3, 1, "1234"), rawFrame(3, 1, "56")),
+			want: closed{505, "UNEXPECTED_FRAME - content body is longer than announced: 2 bytes where 1 are left", 60, 40},
+		},
+		{
+			name: "large body longer than announced", b: join(start, header(1, 20000), rawFrame(3, 1, strings.Repeat("x", 30000))),
+			want: closed{505, "UNEXPECTED_FRAME - content body is longer than announced: 30000 bytes where 20000 are left", 60, 40},
+		},
+		{
+			name: "body for an empty message", b: join(start, header(1, 0), rawFrame(3, 1, "x")),
+			want: closed{505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead", 0, 0},
+		},
+		{
+			name: "announced 16 MiB and a byte", b: join(start, header(1, broker.DefaultMaxMessage+1)),
+			want: closed{406, "PRECONDITION_FAILED - message size 16777217 is larger than configured max size 16777216", 60, 40},
+		},
+		{
+			name: "announced 2^63", b: join(start, header(1, 1<<63)),
+			want: closed{406, "PRECONDITION_FAILED - message size 9223372036854775808 is larger than configured max size 16777216", 60, 40},
+		},
+		{
+			name: "announced 2^64-1", b: join(start, header(1, 1<<64-1)),
+			want: closed{406, "PRECONDITION_FAILED - message size 18446744073709551615 is larger than configured max size 16777216", 60, 40},
+		},
+		{
+			name: "properties cut", b: join(start, rawFrame(2, 1, "\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x80\x00\x05ab")),
+			want: closed{501, "FRAME_ERROR - property runs past the end of what holds it", 60, 40},
+		},
+		{
+			name: "headers nested too deep", b: join(start, rawFrame(2, 1, "\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x20\x00"+deep)),
+			want: closed{502, "SYNTAX_ERROR - table nested deeper than 32", 60, 40},
+		},
+		{
+			name: "arguments nested too deep", b: rawFrame(1, 1, "\x00\x32\x00\x0a\x00\x00\x01q\x00"+deep),
+			want: closed{502, "SYNTAX_ERROR - table nested deeper than 32", 50, 10},
+		},
+		{
+			name: "exchange name not UTF-8", b: join(rawFrame(1, 1, "\x00\x3c\x00\x28\x00\x00\x01\xff\x00\x00"), header(1, 0)),
+			want: closed{501, "FRAME_ERROR - Malformed UTF-8 in shortstr", 0, 0},
+		},
 
 		// Publishing.
 		{name: "publish_immediate", b: contentFrames(1, publishMethod("immediate"), amqpwire.Properties{}, "x")},
@@ -154,32 +196,44 @@ func mistakes() []mistake {
 		{name: "publish_expiration_text", b: published(1, "", "nowhere", amqpwire.Properties{Expiration: "soon"}, strings.Repeat("x", 200000))},
 		{name: "publish_expiration_negative", b: published(1, "", "nowhere", amqpwire.Properties{Expiration: "-1"}, "x")},
 		{name: "publish_expiration_huge", b: published(1, "", "nowhere", amqpwire.Properties{Expiration: "99999999999999"}, "x")},
-		{name: "missing exchange, body in frames", b: published(1, "none", "k", amqpwire.Properties{}, strings.Repeat("x", 200000)),
-			want: closed{404, "NOT_FOUND - no exchange 'none' in vhost '/'", 60, 40}},
+		{
+			name: "missing exchange, body in frames", b: published(1, "none", "k", amqpwire.Properties{}, strings.Repeat("x", 200000)),
+			want: closed{404, "NOT_FOUND - no exchange 'none' in vhost '/'", 60, 40},
+		},
 
 		// Channels.
 		{name: "channel_open_twice", b: frames(1, &amqpwire.ChannelOpen{})},
 		{name: "channel_not_open", b: frames(5, &amqpwire.QueueDeclare{Queue: "q"})},
 		{name: "channel_close_not_open", b: frames(5, &amqpwire.ChannelClose{})},
-		{name: "channel_used_after_close", b: join(frames(2, &amqpwire.QueueDeclare{Queue: "q"}))},
+		{name: "channel_used_after_close", b: frames(1, &amqpwire.ChannelClose{ReplyCode: 200}, &amqpwire.QueueDeclare{Queue: "q"})},
 		{name: "channel_close_ok_alone", b: frames(1, &amqpwire.ChannelCloseOk{})},
 		{name: "channel_zero_queue_declare", b: frames(0, &amqpwire.QueueDeclare{Queue: "q"})},
 		{name: "channel_connection_method", b: frames(1, &amqpwire.ConnectionClose{ReplyCode: 200})},
 		{name: "method_for_clients_only", b: frames(1, &amqpwire.QueueDeclareOk{Queue: "q"})},
-		{name: "publish on a channel that is not open", b: published(9, "", "q", amqpwire.Properties{}, "x"),
-			want: closed{504, "CHANNEL_ERROR - expected 'channel.open'", 60, 40}},
-		{name: "publish on channel 0", b: published(0, "", "q", amqpwire.Properties{}, "x"),
-			want: closed{504, "CHANNEL_ERROR - unexpected method in connection state running", 60, 40}},
-		{name: "body on channel 0", b: rawFrame(3, 0, "x"),
-			want: closed{505, `UNEXPECTED_FRAME - type 3, all octets = <<"x">>`, 0, 0}},
-		{name: "header on a channel that is not open", b: header(9, 1),
-			want: closed{505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead", 0, 0}},
+		{
+			name: "publish on a channel that is not open", b: published(9, "", "q", amqpwire.Properties{}, "x"),
+			want: closed{504, "CHANNEL_ERROR - expected 'channel.open'", 60, 40},
+		},
+		{
+			name: "publish on channel 0", b: published(0, "", "q", amqpwire.Properties{}, "x"),
+			want: closed{504, "CHANNEL_ERROR - unexpected method in connection state running", 60, 40},
+		},
+		{
+			name: "body on channel 0", b: rawFrame(3, 0, "x"),
+			want: closed{505, `UNEXPECTED_FRAME - type 3, all octets = <<"x">>`, 0, 0},
+		},
+		{
+			name: "header on a channel that is not open", b: header(9, 1),
+			want: closed{505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead", 0, 0},
+		},
 
 		// Connections.
 		{name: "connection_open_twice", b: frames(0, &amqpwire.ConnectionOpen{VirtualHost: "/"})},
 		{name: "connection_start_ok_twice", b: frames(0, startOk("guest", "guest"))},
-		{name: "close-ok to no close", b: frames(0, &amqpwire.ConnectionCloseOk{}),
-			want: closed{504, "CHANNEL_ERROR - unexpected method in connection state running", 10, 51}},
+		{
+			name: "close-ok to no close", b: frames(0, &amqpwire.ConnectionCloseOk{}),
+			want: closed{504, "CHANNEL_ERROR - unexpected method in connection state running", 10, 51},
+		},
 
 		// Names that were not given.
 		{name: "queue_last_declared_without_any", b: frames(1, &amqpwire.QueueBind{Exchange: "amq.direct", RoutingKey: "k"})},
@@ -204,10 +258,14 @@ func mistakes() []mistake {
 		{name: "exchange_declare_default", b: frames(1, &amqpwire.ExchangeDeclare{Type: "direct", Durable: true})},
 		{name: "exchange_delete_built_in", b: frames(1, &amqpwire.ExchangeDelete{Exchange: "amq.direct"})},
 		{name: "queue_reserved_name", b: frames(1, &amqpwire.QueueDeclare{Queue: "amq.mine"})},
-		{name: "missing queue", b: frames(1, &amqpwire.QueueDeclare{Queue: "none", Passive: true}),
-			want: closed{404, "NOT_FOUND - no queue 'none' in vhost '/'", 50, 10}},
-		{name: "nested as deep as allowed", b: frames(1, &amqpwire.QueueDeclare{Queue: "none", Passive: true, Arguments: nested}),
-			want: closed{404, "NOT_FOUND - no queue 'none' in vhost '/'", 50, 10}},
+		{
+			name: "missing queue", b: frames(1, &amqpwire.QueueDeclare{Queue: "none", Passive: true}),
+			want: closed{404, "NOT_FOUND - no queue 'none' in vhost '/'", 50, 10},
+		},
+		{
+			name: "nested as deep as allowed", b: frames(1, &amqpwire.QueueDeclare{Queue: "none", Passive: true, Arguments: nested}),
+			want: closed{404, "NOT_FOUND - no queue 'none' in vhost '/'", 50, 10},
+		},
 	}
 }
 
@@ -259,7 +317,12 @@ func skipOks(p *testPeer) {
 			p.t.Fatal("the connection ended")
 		}
 		c, m, _ := amqpwire.MethodID(f.Payload)
-		if c == amqpwire.ClassTx && m == amqpwire.MethodTxSelectOk || c == amqpwire.ClassConfirm {
+		switch {
+		case c == amqpwire.ClassTx && m == amqpwire.MethodTxSelectOk:
+			continue
+		case c == amqpwire.ClassConfirm && m == amqpwire.MethodConfirmSelectOk:
+			continue
+		case c == amqpwire.ClassChannel && m == amqpwire.MethodChannelCloseOk:
 			continue
 		}
 		p.buf = append(rawFrame(f.Type, f.Channel, string(f.Payload)), p.buf...)
@@ -276,7 +339,7 @@ func checkConnectionClosed(p *testPeer, want closed) {
 	}
 	p.send(1, &amqpwire.BasicQos{})
 	p.send(0, &amqpwire.ConnectionCloseOk{})
-	p.nc.(interface{ CloseWrite() error }).CloseWrite()
+	p.closeWrite()
 	p.expectEnd()
 }
 

@@ -332,6 +332,14 @@ func (p *testPeer) ping(channel uint16) {
 	p.call(channel, &amqpwire.BasicQos{}, &amqpwire.BasicQosOk{})
 }
 
+// closeWrite says that nothing more will come.
+func (p *testPeer) closeWrite() {
+	p.t.Helper()
+	if err := p.nc.(*net.TCPConn).CloseWrite(); err != nil {
+		p.t.Error(err)
+	}
+}
+
 // expectEnd waits for the server to close the connection without a word.
 func (p *testPeer) expectEnd() {
 	p.t.Helper()

@@ -33,6 +33,9 @@ func (r *reader) run() error {
 		}
 		r.session.Flush()
 		r.session.Throttle()
+		if len(r.nc.In.Buffered()) == 0 {
+			r.props.idle()
+		}
 		if err := r.nc.In.Need(need); err != nil {
 			return err
 		}
