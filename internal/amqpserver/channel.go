@@ -75,7 +75,11 @@ func (r *reader) channelMethod(ch *channel, m amqpwire.Method) error {
 	case *amqpwire.ChannelOpen:
 		return faultf(amqpwire.ChannelError, "second 'channel.open' seen").in(m.ID())
 	case *amqpwire.ChannelFlow:
-		ch.broker.Flow(m.Active)
+		// RabbitMQ refuses to stop deliveries by flow (basic.qos is for that), and the
+		// Go client's own tests rely on it.
+		if !m.Active {
+			return faultf(amqpwire.NotImplemented, "active=false").in(m.ID())
+		}
 		r.reply(ch.id, &amqpwire.ChannelFlowOk{Active: m.Active})
 		return nil
 	case *amqpwire.ChannelClose:

@@ -30,6 +30,5 @@
 // RabbitMQ 3.10 closes the TCP connection without a word where it meets a method
 // or a field type that does not exist, and takes a body that is longer than
 // announced, or announced to be longer than allowed; here these are 540, 502, 505
-// and 406. It refuses channel.flow with active=false; here deliveries stop, as
-// the specification says.
+// and 406.
 package amqpserver

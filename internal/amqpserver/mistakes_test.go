@@ -207,6 +207,7 @@ func mistakes() []mistake {
 		{name: "channel_close_not_open", b: frames(5, &amqpwire.ChannelClose{})},
 		{name: "channel_used_after_close", b: frames(1, &amqpwire.ChannelClose{ReplyCode: 200}, &amqpwire.QueueDeclare{Queue: "q"})},
 		{name: "channel_close_ok_alone", b: frames(1, &amqpwire.ChannelCloseOk{})},
+		{name: "channel_flow_off", b: frames(1, &amqpwire.ChannelFlow{})},
 		{name: "channel_zero_queue_declare", b: frames(0, &amqpwire.QueueDeclare{Queue: "q"})},
 		{name: "channel_connection_method", b: frames(1, &amqpwire.ConnectionClose{ReplyCode: 200})},
 		{name: "method_for_clients_only", b: frames(1, &amqpwire.QueueDeclareOk{Queue: "q"})},
