@@ -58,7 +58,7 @@ func TestPropertiesAreTranslatedWithoutAllocation(t *testing.T) {
 	var out propertiesOut
 	per := testing.AllocsPerRun(100, func() {
 		for _, raw := range [][]byte{a, a, b, b} {
-			if err := in.translate(raw, "guest"); err != nil {
+			if err := in.translate(raw); err != nil {
 				t.Fatal(err)
 			}
 			got, err := out.translate(in.list, in.persistent)
@@ -88,7 +88,7 @@ func TestDeliveryIsEncodedWithoutAllocation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := in.translate(raw, ""); err != nil {
+	if err := in.translate(raw); err != nil {
 		t.Fatal(err)
 	}
 	block := append(message.AppendBlockHead(nil, true, []byte("e"), []byte("k"), in.list), "body"...)

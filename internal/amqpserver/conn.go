@@ -83,7 +83,7 @@ func (c *conn) refuse(err error) {
 	case errors.Is(err, errQuiet):
 		c.log.Warn("connection refused", "error", err)
 	case errors.As(err, &f) && f.code != amqpwire.ConnectionForced:
-		c.log.Warn("connection refused", "code", f.code, "error", quoted(f.Error()))
+		c.log.Warn("connection refused", "code", f.code, "error", capped(f.Error()))
 		c.tell(f, false)
 	default:
 		c.log.Debug("connection ended before it was open", "error", err)
@@ -125,7 +125,7 @@ func (h *halves) end() {
 	if f.code == amqpwire.ConnectionForced {
 		level = slog.LevelDebug // nobody's mistake
 	}
-	h.log.Log(context.Background(), level, "connection closed by the server", "code", f.code, "error", quoted(f.Error()))
+	h.log.Log(context.Background(), level, "connection closed by the server", "code", f.code, "error", capped(f.Error()))
 	h.tell(f, h.reader.within)
 }
 

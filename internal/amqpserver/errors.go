@@ -3,6 +3,7 @@ package amqpserver
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/ferrymq/ferry/internal/broker"
@@ -138,11 +139,11 @@ func unimplemented(class, method uint16) *fault {
 	return faultf(amqpwire.CommandInvalid, "unimplemented method").in(class, method)
 }
 
-// quoted is a peer's text for the log: quoted and bounded.
-func quoted(s string) string {
-	const most = 128 // bytes
-	if len(s) > most {
-		s = s[:most]
-	}
-	return fmt.Sprintf("%q", s)
-}
+// maxLogged is how much of a peer's text goes to the log, bytes.
+const maxLogged = 128
+
+// capped is a peer's text for the log, whose handler quotes it.
+func capped(s string) string { return s[:min(len(s), maxLogged)] }
+
+// quoted is a peer's text within a message.
+func quoted(s string) string { return strconv.Quote(capped(s)) }

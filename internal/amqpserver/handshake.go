@@ -84,7 +84,7 @@ func (c *conn) protocolHeader() error {
 		b := c.nc.In.Buffered()
 		n := min(len(b), len(want))
 		if !bytes.Equal(b[:n], want[:n]) {
-			c.log.Warn("another protocol, or another version", "header", quoted(string(b[:n])))
+			c.log.Warn("another protocol, or another version", "header", capped(string(b[:n])))
 			if err := c.write(want); err != nil {
 				return err
 			}
@@ -128,7 +128,7 @@ func (c *conn) login(ctx context.Context) error {
 	}
 	id, err := c.srv.cfg.Auth.Authenticate(ctx, name, password, c.nc.Peer())
 	if errors.Is(err, auth.ErrRefused) || errors.Is(err, auth.ErrLoopbackOnly) {
-		c.log.Warn("login refused", "mechanism", ok.Mechanism, "error", err)
+		c.log.Warn("login refused", "mechanism", capped(ok.Mechanism), "error", err)
 		if !c.peer.failureClose {
 			return errQuiet
 		}
@@ -210,7 +210,7 @@ func (c *conn) open() error {
 		return fmt.Errorf("%w: %w", errQuiet, err)
 	}
 	c.nc.Authenticated()
-	c.log = c.log.With("user", quoted(c.peer.user), "vhost", quoted(vhost))
+	c.log = c.log.With("user", capped(c.peer.user), "vhost", capped(vhost))
 	c.reply(0, &amqpwire.ConnectionOpenOk{})
 	return nil
 }

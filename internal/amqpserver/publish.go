@@ -104,7 +104,7 @@ func (r *reader) publishable(immediate bool, properties []byte) error {
 		return faultf(amqpwire.NotImplemented, "immediate=true").
 			in(amqpwire.ClassBasic, amqpwire.MethodBasicPublish)
 	}
-	if err := r.props.translate(properties, r.peer.user); err != nil {
+	if err := r.props.translate(properties); err != nil {
 		return err
 	}
 	r.pub.Properties, r.pub.Persistent = r.props.list, r.props.persistent

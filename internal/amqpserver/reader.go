@@ -201,7 +201,7 @@ func (r *reader) fail(ch *channel, err error, class, method uint16) error {
 	if f.hard() {
 		return f
 	}
-	r.log.Debug("channel closed by an error", "channel", ch.id, "code", f.code, "text", quoted(f.text))
+	r.log.Debug("channel closed by an error", "channel", ch.id, "code", f.code, "text", capped(f.text))
 	ch.end()
 	r.reply(ch.id, &amqpwire.ChannelClose{
 		ReplyCode: f.code,
@@ -220,7 +220,7 @@ func (r *reader) connectionMethod(payload []byte) error {
 	}
 	switch m := m.(type) {
 	case *amqpwire.ConnectionClose:
-		r.log.Debug("closed by the peer", "code", m.ReplyCode, "text", quoted(m.ReplyText))
+		r.log.Debug("closed by the peer", "code", m.ReplyCode, "text", capped(m.ReplyText))
 		return errClosed
 	case *amqpwire.ConnectionUpdateSecret:
 		// Passwords do not run out, so there is nothing to renew.
