@@ -94,6 +94,7 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 		return err
 	}
 
+	go freeWhenQuiet(ctx)
 	f.health.set(phaseServing, "")
 	ready(f.addresses)
 	select {

@@ -1,15 +1,26 @@
 package app
 
 import (
+	"context"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 )
 
-// heapSlack is how much the heap may grow between two collections at least,
-// bytes. A broker that keeps up has a live heap of a few megabytes; with Go's
-// default, twice the live heap, it would collect a hundred times a second.
-const heapSlack = 64 << 20
+const (
+	// heapSlack is how much the heap may grow between two collections at least,
+	// bytes. A broker that keeps up has a live heap of a few megabytes; with Go's
+	// default, twice the live heap, it would collect a hundred times a second.
+	heapSlack = 64 << 20
+
+	// A broker that allocates less than quietRate bytes in quietTime has nothing
+	// to do. If it has allocated quietGarbage since it gave memory back last, it
+	// does so now.
+	quietTime    = time.Second
+	quietRate    = 1 << 20
+	quietGarbage = 4 << 20
+)
 
 // tuneGC makes the collector run when the heap has grown by heapSlack, or by
 // half of what is live if that is more. It looks again after each collection,
@@ -27,4 +38,31 @@ func tuneGC() {
 		runtime.SetFinalizer(&sentinel{}, again)
 	}
 	runtime.SetFinalizer(&sentinel{}, again)
+}
+
+// freeWhenQuiet gives memory back to the operating system when the broker has
+// become quiet, so that what is idle costs only what it holds. It ends with ctx.
+func freeWhenQuiet(ctx context.Context) {
+	ticker := time.NewTicker(quietTime)
+	defer ticker.Stop()
+	allocated := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	read := func() uint64 {
+		metrics.Read(allocated)
+		return allocated[0].Value.Uint64()
+	}
+	last := read()
+	freed := last
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		now := read()
+		if now-last < quietRate && now-freed > quietGarbage {
+			debug.FreeOSMemory()
+			freed = now
+		}
+		last = now
+	}
 }

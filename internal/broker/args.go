@@ -3,7 +3,10 @@ package broker
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/ferrymq/ferry/internal/message"
 )
@@ -271,24 +274,27 @@ func checkProperties(props []byte, user string) *Error {
 	}
 }
 
+// checkExpiration says, in RabbitMQ's words, what is wrong with an expiration: a
+// text of milliseconds.
 func checkExpiration(v []byte) string {
-	n, neg := int64(0), false
-	digits := v
-	if len(v) > 1 && (v[0] == '-' || v[0] == '+') {
-		neg, digits = v[0] == '-', v[1:]
+	s := string(v)
+	digits := strings.TrimLeft(s, "+-")
+	end := 0
+	for end < len(digits) && digits[end] >= '0' && digits[end] <= '9' {
+		end++
 	}
-	if len(digits) == 0 {
+	if end == 0 || len(s)-len(digits) > 1 {
 		return "no_integer"
 	}
-	for _, d := range digits {
-		if d < '0' || d > '9' || n > 1<<58 {
-			return "no_integer"
-		}
-		n = n*10 + int64(d-'0')
+	if left := digits[end:]; left != "" {
+		return fmt.Sprintf("{leftover_string,%q}", left)
 	}
+	n, err := strconv.ParseInt(s, 10, 64)
 	switch {
-	case neg && n > 0:
-		return fmt.Sprintf("{value_negative,-%d}", n)
+	case errors.Is(err, strconv.ErrRange):
+		return fmt.Sprintf("{value_too_large,%s}", s)
+	case n < 0:
+		return fmt.Sprintf("{value_negative,%d}", n)
 	case n > maxDuration:
 		return fmt.Sprintf("{value_too_large,%d}", n)
 	}

@@ -20,7 +20,6 @@ type Channel struct {
 
 	// Guarded by s.mu.
 	closed   bool
-	stopped  bool // by Flow
 	lastTag  uint64
 	unacked  unackedRing
 	shared   uint32 // prefetch of the whole channel
@@ -156,7 +155,7 @@ func (r *unackedRing) all(visit func(delivered)) {
 // roomLocked tells whether the consumer may be given one more delivery, and
 // parks it if not. s.mu is held.
 func (ch *Channel) roomLocked(c *Consumer) bool {
-	if ch.stopped || ch.shared > 0 && ch.inFlight >= ch.shared && !c.noAck {
+	if ch.shared > 0 && ch.inFlight >= ch.shared && !c.noAck {
 		c.parked = true
 		ch.parked = append(ch.parked, c)
 		return false
@@ -179,19 +178,6 @@ func (ch *Channel) Qos(prefetch uint32, global bool) {
 	s.mu.Lock()
 	ch.shared = prefetch
 	resume := ch.unparkLocked()
-	s.mu.Unlock()
-	resumeConsumers(resume)
-}
-
-// Flow stops or restarts deliveries on the channel.
-func (ch *Channel) Flow(active bool) {
-	s := ch.s
-	s.mu.Lock()
-	ch.stopped = !active
-	var resume []*Consumer
-	if active {
-		resume = ch.unparkLocked()
-	}
 	s.mu.Unlock()
 	resumeConsumers(resume)
 }
@@ -290,7 +276,7 @@ func (ch *Channel) creditLocked(list []delivered) (resume []*Consumer) {
 			resume = append(resume, c)
 		}
 	}
-	if len(ch.parked) > 0 && !ch.stopped && ch.inFlight < ch.shared {
+	if len(ch.parked) > 0 && ch.inFlight < ch.shared {
 		resume = append(resume, ch.unparkLocked()...)
 	}
 	return resume

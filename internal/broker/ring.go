@@ -46,7 +46,9 @@ func (r *ring) remove(c *Consumer) {
 		g.members[c.slot] = g.members[last]
 		g.members[c.slot].slot = c.slot
 		g.members[last] = nil
-		g.members = g.members[:last]
+		if g.members = g.members[:last]; last == 0 {
+			g.at = 0
+		}
 		return
 	}
 }
