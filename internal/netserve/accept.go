@@ -66,33 +66,39 @@ func (s *Server) start(nc net.Conn, e Endpoint) {
 		defer s.remove(c)
 		defer c.In.close()
 		defer c.Close()
-		s.serve(c, e)
+		// The handler does not stand on what it took to find it, so that the stack
+		// of an idle connection is small.
+		if handle := s.handler(c, e); handle != nil {
+			handle(c)
+		}
 	}()
 }
 
-func (s *Server) serve(c *Conn, e Endpoint) {
+// handler secures a connection, if it begins with TLS, and finds out who serves
+// it; nil if it ended before that.
+func (s *Server) handler(c *Conn, e Endpoint) Handler {
 	if err := c.In.Fill(); err != nil {
 		s.log.Debug("connection ended before it began", "listener", e.Name, "conn", c, "error", err)
-		return
+		return nil
 	}
 	if s.cfg.TLS != nil && c.In.Buffered()[0] == tlsHandshake {
 		if err := s.encrypt(c); err != nil {
 			if n, ok := s.quiet.may("tls"); ok {
 				s.log.Info("TLS handshake failed", "listener", e.Name, "conn", c, "error", err, "unreported", n)
 			}
-			return
+			return nil
 		}
 		if err := c.In.Fill(); err != nil {
 			s.log.Debug("connection ended after the TLS handshake", "listener", e.Name, "conn", c, "error", err)
-			return
+			return nil
 		}
 	}
 	handle, err := s.recognise(c, e)
 	if err != nil {
 		s.log.Debug("connection ended before its protocol was known", "listener", e.Name, "conn", c, "error", err)
-		return
+		return nil
 	}
-	handle(c)
+	return handle
 }
 
 // recognise finds the handler for what has come, waiting for more as long as
