@@ -257,19 +257,22 @@ func notEmpty(v string) error {
 	return nil
 }
 
+// The functions below take a value over even when it is wrong, so that check
+// does not report what follows from that.
+
 // setAddress takes host:port, :port, or off.
 func setAddress(dst *string, v string) error {
 	if v == off {
 		*dst = ""
 		return nil
 	}
+	*dst = v
 	_, port, err := net.SplitHostPort(v)
 	if err == nil {
-		if _, err := net.LookupPort("tcp", port); err == nil {
-			*dst = v
-			return nil
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return fmt.Errorf("%q is not a port", port)
 		}
-		return fmt.Errorf("%q is not a port", port)
+		return nil
 	}
 	hint := ""
 	if _, err := strconv.ParseUint(v, 10, 16); err == nil {
@@ -280,6 +283,7 @@ func setAddress(dst *string, v string) error {
 
 // setFile takes the name of a file that can be read. The empty one is none.
 func setFile(dst *string, v string) error {
+	*dst = v
 	if v == "" {
 		return nil
 	}
@@ -287,7 +291,6 @@ func setFile(dst *string, v string) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the file: %w", err)
 	}
-	*dst = v
 	return f.Close()
 }
 
