@@ -83,7 +83,7 @@ func ParseStore(url string) (kind StoreKind, dir string, err error) {
 	switch scheme {
 	case "memory":
 		if strings.Trim(rest, "/") != "" {
-			return 0, "", fmt.Errorf("%q: nothing can stand behind memory:", url)
+			return 0, "", fmt.Errorf("%q has something behind memory: where nothing can stand", url)
 		}
 		return MemoryStore, "", nil
 	case "file":
@@ -92,7 +92,7 @@ func ParseStore(url string) (kind StoreKind, dir string, err error) {
 		}
 		return FileStore, rest, nil
 	case "postgres", "postgresql", "mysql", "nats":
-		return 0, "", fmt.Errorf("a store in %s is not in this version yet; use file:DIR or memory:", scheme)
+		return 0, "", fmt.Errorf("a store in %s is not in this version yet; use memory: or file:DIR", scheme)
 	}
-	return 0, "", fmt.Errorf("%q is not a kind of store; there are file:DIR and memory:", scheme+":")
+	return 0, "", fmt.Errorf("%q is not a kind of store; there are memory: and file:DIR", scheme+":")
 }

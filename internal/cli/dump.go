@@ -124,8 +124,10 @@ func (d *dump) run(stderr io.Writer) error {
 func (d *dump) part(p file.Part) error {
 	if p.Kind == "segment" {
 		if d.ends.file != "" && !d.ends.isSealed {
-			d.flaw(flaw{file: d.ends.file, offset: d.ends.at, segment: d.ends.segment, durable: true,
-				reason: "the segment has no seal at its end, but a later one exists"})
+			d.flaw(flaw{
+				file: d.ends.file, offset: d.ends.at, segment: d.ends.segment, durable: true,
+				reason: "the segment has no seal at its end, but a later one exists",
+			})
 		}
 		d.ends = ending{file: p.File, segment: p.Batch.Segment, last: p.Batch.Position - 1}
 		if p.Damage != "" {
@@ -227,7 +229,7 @@ func (d *dump) body(p *file.Part) ([]byte, error) {
 	}
 	body := make([]byte, p.BodySize)
 	_, err := d.opened.ReadAt(body, p.Offset+p.Size-int64((p.BodySize+7)&^7))
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return body, err
