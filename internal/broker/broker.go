@@ -116,7 +116,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	inFlight := min(max(info.InFlight, 1), maxInFlight)
 	b.log = &log{
 		b: b, j: cfg.Journal,
-		segs: map[uint64]*segment{},
+		segs: map[uint64]*segment{}, large: map[*stored]struct{}{},
 		wake: make(chan struct{}, 1), slots: make(chan struct{}, inFlight), done: make(chan struct{}),
 		free: make(chan *batchBuffers, inFlight+1), segmentMax: cfg.SegmentBytes,
 	}

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -523,12 +524,16 @@ func TestExclusiveQueueGoesWithItsConnection(t *testing.T) {
 }
 
 func TestAlarmBlocksPublishersAndLetsConsumersDrain(t *testing.T) {
-	w := newWorld(t)
+	var used atomic.Int64
+	w := newWorld(t, func(c *Config) {
+		c.Alarms = AlarmConfig{Every: time.Millisecond, Memory: func() (int64, int64) { return used.Load(), 100 }}
+	})
 	c := w.client()
 	defer c.Close()
 	c.queue("q", true)
 	c.publish("", "q", "before", true)
-	w.b.setBlocked("low on memory")
+	used.Store(101)
+	eventually(t, func() bool { return w.b.Blocked() == "low on memory" })
 	c.publish("", "q", "under", true)
 	if e := c.next(EventBlocked); string(e.Data) != "low on memory" {
 		t.Fatalf("reason %q", e.Data)
@@ -552,7 +557,17 @@ func TestAlarmBlocksPublishersAndLetsConsumersDrain(t *testing.T) {
 		t.Fatal("a blocked publisher was not held")
 	case <-time.After(20 * time.Millisecond):
 	}
-	w.b.setBlocked("")
+	used.Store(90)
 	<-done
 	c.next(EventUnblocked)
+}
+
+// eventually waits until something is so that no event tells of.
+func eventually(t *testing.T, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it has not become so in 20 s")
+		}
+	}
 }

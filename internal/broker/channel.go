@@ -39,8 +39,9 @@ func (s *Session) OpenChannel(id uint16) *Channel {
 func (ch *Channel) ID() uint16 { return ch.id }
 
 // Close ends the channel: consumers end, what was not settled is requeued, an
-// open transaction is rolled back. When it returns no event of it is queued
-// but those that are in the writer's hands.
+// open transaction is rolled back. Deliveries that would have to be settled and
+// were not written yet are not written; the channel's other events are, and
+// nothing is queued behind them.
 func (ch *Channel) Close() {
 	ch.s.Flush()
 	ch.close()
@@ -57,6 +58,7 @@ func (ch *Channel) close() {
 		ch.endConsumer(c)
 	}
 	s.mu.Lock()
+	ch.tellConfirms()
 	ch.closed = true
 	var back []delivered
 	ch.unacked.all(func(d delivered) { back = append(back, d) })
@@ -64,7 +66,7 @@ func (ch *Channel) close() {
 	s.unacked -= len(back)
 	kept := s.events[:0]
 	for _, e := range s.events {
-		if e.Channel == ch || e.Consumer != nil && e.Consumer.ch == ch {
+		if e.Kind == EventDelivery && e.Consumer.ch == ch && !e.Consumer.noAck {
 			s.outBytes -= eventOverhead + len(e.Data)
 			continue
 		}

@@ -118,6 +118,35 @@ func (c *chunks) free(k *chunk, tail uint64) bool {
 	return true
 }
 
+// distance is by how many chunks the index would grow to take in a sequence
+// number.
+func (c *chunks) distance(seq uint64) uint64 {
+	n, end := seq>>chunkShift, c.base+uint64(c.len())
+	switch {
+	case c.len() == 0:
+		return 1
+	case n < c.base:
+		return c.base - n
+	case n >= end:
+		return n - end + 1
+	}
+	return 0
+}
+
+// sweep forgets the chunks in which all is gone: those that nothing was added
+// to behind, when it went.
+func (c *chunks) sweep() {
+	for i, k := range c.list[c.head:] {
+		if k != nil && k.live == 0 {
+			c.list[c.head+i] = nil
+		}
+	}
+	for c.len() > 0 && c.list[c.head] == nil {
+		c.head++
+		c.base++
+	}
+}
+
 // each calls visit with every chunk that has something in it.
 func (c *chunks) each(visit func(*chunk)) {
 	for _, k := range c.list[c.head:] {

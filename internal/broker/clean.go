@@ -1,10 +1,12 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 const (
 	cleanSlack    = 2          // segments that may be dead before cleaning begins
+	wasteMin      = 250        // thousandths of a segment that are dead when it is worth copying the rest
 	cleanStep     = 4 << 20    // bytes of bodies that are copied before the log is waited for
 	checkpointMin = 32 << 20   // bytes of dead segments that ask for a checkpoint
 	stateStep     = 256 * 1024 // bytes of a checkpoint before the log is waited for
@@ -34,11 +37,14 @@ func (b *Broker) cleanLoop() {
 		case <-b.failed:
 			return
 		}
-		if err := b.cleanOnce(); err != nil {
-			if !errors.Is(err, errClosing) && b.Err() == nil {
-				b.fail(fmt.Errorf("clean the journal: %w", err))
+		for did := true; did; {
+			var err error
+			if did, err = b.cleanOnce(); err != nil {
+				if !errors.Is(err, errClosing) && b.Err() == nil {
+					b.fail(fmt.Errorf("clean the journal: %w", err))
+				}
+				return
 			}
-			return
 		}
 	}
 }
@@ -62,10 +68,12 @@ func (l *log) room() (segs []segment, total, live, dead int64, newest uint64) {
 	return segs, total, live, dead, newest
 }
 
-func (b *Broker) cleanOnce() error {
+// cleanOnce does the most useful thing there is to do, and tells whether it did
+// one, so that there may be another.
+func (b *Broker) cleanOnce() (did bool, err error) {
 	l := b.log
 	if err := b.dropDead(); err != nil {
-		return err
+		return false, err
 	}
 	segs, total, live, dead, newest := l.room()
 	slack := cleanSlack * l.segmentMax
@@ -73,31 +81,35 @@ func (b *Broker) cleanOnce() error {
 		slack = 0
 	}
 	if dead >= min(checkpointMin, l.segmentMax) || dead > 0 && slack == 0 {
-		return b.takeCheckpoint()
+		return true, b.takeCheckpoint()
 	}
 	if total <= 2*live+slack {
-		return nil
+		return false, nil
 	}
 	// The deadest closed segment is worth the most. If the open one is, it is
-	// closed first.
-	slices.SortFunc(segs, func(x, y segment) int {
-		return int(min(max((y.bytes-y.live)*1000/max(y.bytes, 1)-(x.bytes-x.live)*1000/max(x.bytes, 1), -1), 1))
-	})
+	// closed first. One that is mostly live is not worth copying: what it has
+	// beside is the log's own.
+	slices.SortFunc(segs, func(x, y segment) int { return cmp.Compare(y.waste(), x.waste()) })
 	for _, s := range segs {
-		if s.number == newest {
-			if (s.bytes-s.live) > l.segmentMax/4 || slack == 0 && s.bytes > 2*s.live+1<<16 {
+		switch {
+		case s.number == newest:
+			if s.bytes-s.live > l.segmentMax/4 || slack == 0 && s.bytes > 2*s.live+1<<16 {
 				l.roll.Store(true)
-				return b.takeCheckpoint()
+				return true, b.takeCheckpoint()
 			}
-			continue
+		case s.waste() < wasteMin:
+			return false, nil
+		case s.last >= l.checkpoint.Load():
+			return true, b.takeCheckpoint()
+		default:
+			return true, b.moveLive(s)
 		}
-		if s.last >= l.checkpoint.Load() {
-			return b.takeCheckpoint()
-		}
-		return b.moveLive(s)
 	}
-	return nil
+	return false, nil
 }
+
+// waste is the dead part of a segment, in thousandths.
+func (s *segment) waste() int64 { return (s.bytes - s.live) * 1000 / max(s.bytes, 1) }
 
 // dropDead drops the segments that no live message and no settlement behind
 // the checkpoint needs.
@@ -143,12 +155,6 @@ func (b *Broker) takeCheckpoint() error {
 		return err
 	}
 	pos := <-began
-	b.mu.Lock()
-	vhosts := make([]*VHost, 0, len(b.vhosts))
-	for _, v := range b.vhosts {
-		vhosts = append(vhosts, v)
-	}
-	b.mu.Unlock()
 	written := 0
 	put := func(kind recordKind, blob []byte) {
 		l.mu.Lock()
@@ -156,7 +162,7 @@ func (b *Broker) takeCheckpoint() error {
 		l.mu.Unlock()
 		written += len(blob)
 	}
-	for _, v := range vhosts {
+	for _, v := range b.allVHosts() {
 		put(recVHost, appendText(nil, v.name))
 		v.mu.RLock()
 		queues := make([]*Queue, 0, len(v.queues))
@@ -220,139 +226,195 @@ func (b *Broker) flushLog() error {
 	return b.wait(w)
 }
 
+// wait is the cleaner's way to wait for the log. When the medium is full that
+// may depend on what can be dropped meanwhile.
 func (b *Broker) wait(w *waiter) error {
-	select {
-	case <-w.done:
-		return nil
-	case <-b.failed:
-		return b.Err()
-	case <-b.quit:
-		return errClosing
+	ticker := time.NewTicker(b.cfg.CleanEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-w.done:
+			return nil
+		case <-b.failed:
+			return b.Err()
+		case <-b.quit:
+			return errClosing
+		case <-ticker.C:
+			if err := b.dropDead(); err != nil {
+				return err
+			}
+		}
 	}
 }
 
-// moveLive appends the live messages of a segment again, under the numbers they
-// have, and drops it.
-func (b *Broker) moveLive(s segment) error {
-	l := b.log
-	type item struct {
-		q       *Queue
-		seq     uint64
-		m       *stored
-		targets []target
-	}
-	byNum := map[uint64]*Queue{}
+func (b *Broker) allVHosts() []*VHost {
 	b.mu.Lock()
-	for _, v := range b.vhosts {
-		v.mu.RLock()
-		for _, q := range v.queues {
-			byNum[q.num] = q
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Values(b.vhosts))
+}
+
+// A mover appends the live messages of a segment again, under the numbers they
+// have, so that the segment may be dropped.
+type mover struct {
+	b      *Broker
+	seg    segment
+	queues map[uint64]*Queue
+	items  []moveItem
+	seen   map[*stored]int // in items
+	size   int
+}
+
+type moveItem struct {
+	m       *stored
+	targets []target
+}
+
+func (b *Broker) moveLive(s segment) error {
+	v := &mover{b: b, seg: s, queues: map[uint64]*Queue{}, seen: map[*stored]int{}}
+	for _, vhost := range b.allVHosts() {
+		vhost.mu.RLock()
+		for _, q := range vhost.queues {
+			v.queues[q.num] = q
 		}
-		v.mu.RUnlock()
+		vhost.mu.RUnlock()
 	}
-	b.mu.Unlock()
-	var items []item
-	seen := map[*stored]int{}
-	size := 0
-	find := func(queue, seq uint64) {
-		q := byNum[queue]
-		if q == nil {
-			return
+	for _, m := range v.large() {
+		for _, t := range m.parts.targets {
+			v.find(t.queue, t.seq, m)
 		}
-		q.mu.Lock()
-		e := q.chunks.entry(seq)
-		if q.deleted || e == nil || e.state == gone || !e.msg.persistent {
-			q.mu.Unlock()
-			return
-		}
-		m := e.msg
-		q.mu.Unlock()
-		t := target{queue, seq}
-		if i, ok := seen[m]; ok {
-			if !slices.Contains(items[i].targets, t) {
-				items[i].targets = append(items[i].targets, t)
-			}
-			return
-		}
-		if m.parts == nil && (m.placed.Load() != inJournal || m.ref.Position < s.first || m.ref.Position > s.last) {
-			return // this copy is not the one that counts
-		}
-		seen[m] = len(items)
-		items = append(items, item{q: q, seq: seq, m: m, targets: []target{t}})
-		size += int(m.size)
-	}
-	move := func() error {
-		msgs := make([]*stored, len(items))
-		for i := range items {
-			msgs[i] = items[i].m
-		}
-		cold := map[*stored]bool{}
-		for _, m := range msgs {
-			cold[m] = m.data.Load() == nil
-		}
-		if err := b.readBack(msgs); err != nil {
+		if err := v.move(false); err != nil {
 			return err
 		}
-		for _, it := range items {
-			b.moveOne(it.m, it.targets, byNum, cold[it.m])
-		}
-		items, size = items[:0], 0
-		clear(seen)
-		return b.flushLog()
 	}
-	err := l.j.Replay(context.Background(), s.first, s.last, false, func(bt journal.Batch) error {
-		rd := reader{b: bt.Head}
-		skip := &replayer{b: b}
-		offset := uint32(0)
-		for len(rd.b) > 0 && rd.err == nil {
-			at := reader{b: rd.b}
-			switch kind := at.byte(); kind {
-			case recRun:
-				queue, first, n := at.num(), at.num(), at.num()
-				for i := range n {
-					find(queue, first+i)
-				}
-			case recMany, recParts:
-				for _, t := range skip.targets(&at) {
-					find(t.queue, t.seq)
-				}
-			case recPart:
-				find(at.num(), at.num())
-			case recTxBegin, recTxEnd:
-				rd.b = rd.b[1:]
-				continue
-			}
-			skip.record(&rd, bt.Position, bt.Segment, &offset, false)
-		}
-		if rd.err != nil {
-			return fmt.Errorf("batch at position %d: %w", bt.Position, rd.err)
-		}
-		if size >= cleanStep {
-			return move()
-		}
-		return nil
-	})
-	if err == nil {
-		err = move()
+	if err := b.log.j.Replay(context.Background(), s.first, s.last, false, v.batch); err != nil {
+		return err
 	}
-	if err != nil {
+	if err := v.move(true); err != nil {
 		return err
 	}
 	return b.dropDead()
 }
 
+// large lists the messages in parts that have one in the segment.
+func (v *mover) large() (list []*stored) {
+	l := v.b.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for m := range l.large {
+		if slices.ContainsFunc(m.parts.refs, func(r journal.Ref) bool { return v.holds(r) }) {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+func (v *mover) holds(r journal.Ref) bool {
+	return r.Position >= v.seg.first && r.Position <= v.seg.last
+}
+
+// batch finds the messages that a batch of the segment publishes. Those in
+// parts have been found already.
+func (v *mover) batch(bt journal.Batch) error {
+	rd := reader{b: bt.Head}
+	skip := &replayer{b: v.b}
+	offset := uint32(0)
+	for len(rd.b) > 0 && rd.err == nil {
+		at := reader{b: rd.b}
+		switch kind := at.byte(); kind {
+		case recRun:
+			queue, first, n := at.num(), at.num(), at.count()
+			for i := range uint64(n) {
+				v.find(queue, first+i, nil)
+			}
+		case recMany:
+			for _, t := range skip.targets(&at) {
+				v.find(t.queue, t.seq, nil)
+			}
+		case recTxBegin, recTxEnd:
+			rd.b = rd.b[1:]
+			continue
+		}
+		skip.record(&rd, bt.Position, bt.Segment, &offset, false)
+	}
+	if rd.err != nil {
+		return fmt.Errorf("batch at position %d: %w", bt.Position, rd.err)
+	}
+	return v.move(false)
+}
+
+// find notes the message that a queue has under a number, if it is there and
+// this segment's copy is the one that counts. Of a message in parts, only is
+// that one.
+func (v *mover) find(queue, seq uint64, only *stored) {
+	q := v.queues[queue]
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	e := q.chunks.entry(seq)
+	if q.deleted || e == nil || e.state == gone || !e.msg.persistent {
+		q.mu.Unlock()
+		return
+	}
+	m := e.msg
+	q.mu.Unlock()
+	switch {
+	case only != nil:
+		if m != only {
+			return
+		}
+	case m.placed.Load() != inJournal || m.parts != nil || !v.holds(m.ref):
+		return
+	}
+	t := target{queue, seq}
+	if i, ok := v.seen[m]; ok {
+		if !slices.Contains(v.items[i].targets, t) {
+			v.items[i].targets = append(v.items[i].targets, t)
+		}
+		return
+	}
+	v.seen[m] = len(v.items)
+	v.items = append(v.items, moveItem{m, []target{t}})
+	v.size += int(m.size)
+}
+
+// move appends what was found, if it is much or the last, and waits until that
+// is durable.
+func (v *mover) move(last bool) error {
+	if len(v.items) == 0 || !last && v.size < cleanStep {
+		return nil
+	}
+	b := v.b
+	msgs := make([]*stored, len(v.items))
+	cold := make([]bool, len(v.items))
+	for i := range v.items {
+		msgs[i] = v.items[i].m
+		cold[i] = msgs[i].data.Load() == nil
+	}
+	if err := b.readBack(msgs); err != nil {
+		return err
+	}
+	for i := range v.items {
+		v.moveOne(&v.items[i], cold[i])
+	}
+	v.items, v.size = v.items[:0], 0
+	clear(v.seen)
+	return b.flushLog()
+}
+
 // moveOne appends one message again. The queues go on with the old copy until
 // the new one is durable.
-func (b *Broker) moveOne(old *stored, targets []target, byNum map[uint64]*Queue, wasCold bool) {
+func (v *mover) moveOne(it *moveItem, wasCold bool) {
+	b, old := v.b, it.m
 	block := old.block()
 	if block == nil {
-		return // settled meanwhile
+		return // settled meanwhile, or evicted: it is found again
 	}
-	slices.SortFunc(targets, func(x, y target) int { return int(min(max(int64(x.queue)-int64(y.queue), -1), 1)) })
+	slices.SortFunc(it.targets, func(x, y target) int { return cmp.Compare(x.queue, y.queue) })
 	var held []*Queue
 	var alive []target
-	for _, t := range targets {
-		q := byNum[t.queue]
+	for _, t := range it.targets {
+		q := v.queues[t.queue]
 		q.mu.Lock()
 		if e := q.chunks.entry(t.seq); !q.deleted && e != nil && e.msg == old {
 			held = append(held, q)
@@ -362,9 +424,11 @@ func (b *Broker) moveOne(old *stored, targets []target, byNum map[uint64]*Queue,
 		q.mu.Unlock()
 	}
 	if len(alive) > 0 {
-		m := &stored{persistent: true, journaled: true}
+		m := &stored{persistent: true, journaled: true, sealed: true}
 		m.setBlock(block)
-		ext := &recordExt{moved: func(m *stored) { b.moved(old, m, alive, byNum, wasCold) }}
+		m.holders.Store(1) // until moved is done with it
+		b.evict.hot.Add(int64(m.size))
+		ext := &recordExt{moved: func(m *stored) { v.moved(old, m, alive, wasCold) }}
 		l := b.log
 		l.mu.Lock()
 		m.pend = uint32(len(l.recs))
@@ -380,23 +444,25 @@ func (b *Broker) moveOne(old *stored, targets []target, byNum map[uint64]*Queue,
 	for _, q := range held {
 		q.mu.Unlock()
 	}
-	if wasCold && len(alive) == 0 && old.data.Swap(nil) != nil {
-		b.evict.hot.Add(-int64(old.size))
-	}
 }
 
 // moved runs when a message's new copy is durable: queues that still have the
 // message go over to it.
-func (b *Broker) moved(old, m *stored, targets []target, byNum map[uint64]*Queue, wasCold bool) {
-	left := 0
+func (v *mover) moved(old, m *stored, targets []target, wasCold bool) {
+	b := v.b
+	if wasCold || old.data.Load() == nil {
+		m.data.Store(nil)
+		b.evict.hot.Add(-int64(m.size))
+	}
+	left, freed := 0, 0
 	for _, t := range targets {
-		q := byNum[t.queue]
+		q := v.queues[t.queue]
 		q.mu.Lock()
 		e := q.chunks.entry(t.seq)
 		if !q.deleted && e != nil && e.msg == old {
 			e.msg = m
 			m.holders.Add(1)
-			old.holders.Add(-1)
+			freed += old.release(b)
 			left++
 		}
 		q.mu.Unlock()
@@ -414,13 +480,5 @@ func (b *Broker) moved(old, m *stored, targets []target, byNum map[uint64]*Queue
 		l.forgetLocked(old)
 	}
 	l.mu.Unlock()
-	if m.holders.Load() == 0 {
-		return
-	}
-	if wasCold || old.data.Load() == nil {
-		m.data.Store(nil)
-		if old.data.Swap(nil) != nil {
-			b.evict.hot.Add(-int64(old.size))
-		}
-	}
+	b.evict.hot.Add(-int64(freed + m.release(b)))
 }

@@ -182,7 +182,10 @@ func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
 		k.loading = done
 		ks = append(ks, k)
 		for i := range k.entries {
-			if m := k.entries[i].msg; m != nil && m.data.Load() == nil {
+			if k.first+uint64(i) < seq || k.entries[i].state != ready {
+				continue
+			}
+			if m := k.entries[i].msg; m.data.Load() == nil && (size < loadBytes || len(msgs) == 0) {
 				msgs = append(msgs, m)
 				size += int(m.size)
 			}
@@ -295,7 +298,7 @@ func (b *Broker) readInto(j journal.Journal, refs []journal.Ref, msgs []*stored)
 }
 
 func (b *Broker) readParts(m *stored) error {
-	parts, err := b.log.j.ReadRefs(context.Background(), *m.parts)
+	parts, err := b.log.j.ReadRefs(context.Background(), m.parts.refs)
 	if err != nil {
 		if m.holders.Load() == 0 {
 			return nil
@@ -316,7 +319,12 @@ func (b *Broker) readParts(m *stored) error {
 // warm gives a message the body that was read back, unless another queue's
 // reading did, or it was settled meanwhile.
 func (b *Broker) warm(m *stored, block []byte) {
-	if m.holders.Load() > 0 && m.data.CompareAndSwap(nil, &block[0]) {
-		b.evict.hot.Add(int64(len(block)))
+	if !m.hold() {
+		return
 	}
+	warmed := 0
+	if m.data.CompareAndSwap(nil, &block[0]) {
+		warmed = len(block)
+	}
+	b.evict.hot.Add(int64(warmed - m.release(b)))
 }

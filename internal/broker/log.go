@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"github.com/ferrymq/ferry/internal/journal"
-	"github.com/ferrymq/ferry/internal/message"
 )
 
 const (
@@ -50,7 +49,8 @@ type log struct {
 	next  *waiter // of those who wait for recs
 	early []record
 	segs  map[uint64]*segment
-	order []*segment // the same, oldest first
+	order []*segment           // the same, oldest first
+	large map[*stored]struct{} // messages in parts that count as live
 	shut  bool
 
 	wake    chan struct{}
@@ -63,6 +63,8 @@ type log struct {
 	epoch      uint64
 	seg        uint64
 	segBytes   int64
+	inTx       bool // the last batch that was sent ends within a transaction
+	open       bool // the last record that was encoded is within one
 	spare      []record
 	checkpoint atomic.Uint64
 	roll       atomic.Bool
@@ -138,15 +140,16 @@ func (l *log) pendingLocked(m *stored) bool {
 }
 
 // settleLocked records that messages of a queue are settled. One whose publish
-// has not been written yet needs neither record, and is confirmed at once.
-func (l *log) settleLocked(queue uint64, items []settledItem) {
+// has not been written yet needs neither record, and is confirmed at once; not
+// so in a transaction (whole), which may yet turn out never to have happened.
+func (l *log) settleLocked(queue uint64, items []settledItem, whole bool) {
 	for i := range items {
 		m, seq := items[i].msg, items[i].seq
 		if !m.persistent {
 			continue
 		}
 		m.logged--
-		if l.pendingLocked(m) {
+		if !whole && l.pendingLocked(m) {
 			l.cancelLocked(m, queue)
 			continue
 		}
@@ -166,13 +169,31 @@ func (l *log) forgetLocked(m *stored) {
 	m.accounted = false
 	if m.parts == nil {
 		if s := l.segs[uint64(m.segment)]; s != nil {
-			s.live -= int64(m.size)
+			s.live -= int64(m.size) + int64(m.head)
 		}
 		return
 	}
-	for _, r := range *m.parts {
+	delete(l.large, m)
+	for _, r := range m.parts.refs {
 		if s := l.segmentOfLocked(r.Position); s != nil {
 			s.live -= int64(r.Length)
+		}
+	}
+}
+
+// accountLocked counts a message as live in its segments.
+func (l *log) accountLocked(m *stored) {
+	m.accounted = true
+	if m.parts == nil {
+		if s := l.segs[uint64(m.segment)]; s != nil {
+			s.live += int64(m.size) + int64(m.head)
+		}
+		return
+	}
+	l.large[m] = struct{}{}
+	for _, r := range m.parts.refs {
+		if s := l.segmentOfLocked(r.Position); s != nil {
+			s.live += int64(r.Length)
 		}
 	}
 }
@@ -333,7 +354,7 @@ type batchBuffers struct {
 	confirms []confirmRange
 	moved    []movedMessage
 	waiters  []*waiter
-	run      int // where in head the count of the open run stands
+	inTx     bool // it ends within a transaction
 }
 
 type movedMessage struct {
@@ -400,7 +421,7 @@ func (l *log) encode(recs []record, w *waiter) {
 			n, size := 1, bb.size+int(r.m.size)
 			for i+n < len(recs) && size < batchBody {
 				x := &recs[i+n]
-				if x.kind != recRun || x.q != r.q || x.seq != r.seq+uint64(n) || x.m.size > partSize || x.ext != nil {
+				if x.kind != recRun || x.q != r.q || x.seq != r.seq+uint64(n) || x.m.size > partSize {
 					break
 				}
 				size += int(x.m.size)
@@ -424,9 +445,11 @@ func (l *log) encode(recs []record, w *waiter) {
 				i++
 				continue
 			}
+			at := len(bb.head)
 			bb.head = append(bb.head, recMany)
 			bb.head = appendTargets(bb.head, r.ext.targets)
 			bb.head = binary.AppendUvarint(bb.head, uint64(r.m.size))
+			r.m.setHead(len(bb.head) - at)
 			l.place(bb, r)
 			i++
 		case recSettle:
@@ -436,6 +459,12 @@ func (l *log) encode(recs []record, w *waiter) {
 			bb.head = binary.AppendUvarint(bb.head, r.n)
 			i++
 		default:
+			switch r.kind {
+			case recTxBegin:
+				l.open = true
+			case recTxEnd:
+				l.open = false
+			}
 			bb.head = append(bb.head, r.kind)
 			if r.ext != nil {
 				bb.head = append(bb.head, r.ext.blob...)
@@ -465,7 +494,7 @@ func appendTargets(dst []byte, targets []target) []byte {
 // position.
 func (l *log) place(bb *batchBuffers, r *record) {
 	m := r.m
-	message.Seal(m.block())
+	m.seal()
 	m.ref = journal.Ref{Position: l.pos + 1, Offset: uint32(bb.body(m.block())), Length: m.size}
 	m.placed.Store(inJournal)
 	bb.msgs = append(bb.msgs, m)
@@ -490,8 +519,8 @@ func (bb *batchBuffers) confirm(r *record) {
 // that it neither needs a batch of its own size nor holds up what else waits.
 // nil: the broker failed.
 func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchBuffers {
+	r.m.seal()
 	block := r.m.block()
-	message.Seal(block)
 	var refs []journal.Ref
 	for at := 0; at < len(block); at += partSize {
 		if bb.size >= batchBody {
@@ -518,7 +547,7 @@ func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchB
 		bb.head = binary.AppendUvarint(bb.head, uint64(ref.Offset))
 		bb.head = binary.AppendUvarint(bb.head, uint64(ref.Length))
 	}
-	r.m.parts = &refs
+	r.m.parts = &parts{refs: refs, targets: slices.Clone(targets)}
 	r.m.ref = refs[len(refs)-1]
 	r.m.placed.Store(inJournal)
 	bb.msgs = append(bb.msgs, r.m)
@@ -537,6 +566,7 @@ func (l *log) buffers() *batchBuffers {
 
 // send hands a batch to the journal.
 func (l *log) send(bb *batchBuffers) {
+	bb.inTx = l.open
 	at := 0
 	for _, c := range bb.cuts {
 		if c.at > at {
@@ -549,10 +579,13 @@ func (l *log) send(bb *batchBuffers) {
 		bb.pieces = append(bb.pieces, bb.small[at:])
 	}
 	size := int64(len(bb.head) + bb.size)
-	if l.segBytes > 0 && l.segBytes+size > l.segmentMax || l.roll.Swap(false) && l.segBytes > 0 {
+	// A transaction stays in one segment: without its end, which goes when that
+	// is dropped, a replay would take all behind its beginning for a part of it.
+	if !l.inTx && (l.segBytes > 0 && l.segBytes+size > l.segmentMax || l.roll.Swap(false) && l.segBytes > 0) {
 		l.seg++
 		l.segBytes = 0
 	}
+	l.inTx = bb.inTx
 	l.segBytes += size
 	l.pos++
 	pos, seg := l.pos, l.seg
@@ -568,18 +601,9 @@ func (l *log) send(bb *batchBuffers) {
 	for _, m := range bb.msgs {
 		m.segment = uint32(seg)
 		if m.logged <= 0 {
-			continue
+			continue // settled meanwhile
 		}
-		m.accounted = true
-		if m.parts == nil {
-			s.live += int64(m.size)
-			continue
-		}
-		for _, r := range *m.parts {
-			if t := l.segmentOfLocked(r.Position); t != nil {
-				t.live += int64(r.Length)
-			}
-		}
+		l.accountLocked(m)
 	}
 	l.mu.Unlock()
 
@@ -600,11 +624,11 @@ func (l *log) appended(bb *batchBuffers, pos uint64, err error) {
 	for _, c := range bb.confirms {
 		c.ch.confirmNow(c.from, c.to)
 	}
-	for _, w := range bb.waiters {
-		close(w.done)
-	}
 	for _, mv := range bb.moved {
 		mv.done(mv.m)
+	}
+	for _, w := range bb.waiters {
+		close(w.done)
 	}
 	bb.reset()
 	if cap(bb.small) <= 4*batchBody {

@@ -1,10 +1,12 @@
 package broker
 
 import (
+	"math"
 	"sync/atomic"
 	"unsafe"
 
 	"github.com/ferrymq/ferry/internal/journal"
+	"github.com/ferrymq/ferry/internal/message"
 )
 
 // stored is a message that one or more queues hold. Its block is shared by all
@@ -14,8 +16,8 @@ type stored struct {
 	size    uint32               // of the block, bytes
 	holders atomic.Int32         // queues that have not settled it, for the memory count
 
-	ref    journal.Ref // where the block is on disk; valid once placed is set
-	parts  *[]journal.Ref
+	ref    journal.Ref   // where the block is on disk; valid once placed is set
+	parts  *parts        // of a message that was written in parts
 	placed atomic.Uint32 // notPlaced, inJournal or inScratch; stored after ref
 
 	// Guarded by the log's mutex.
@@ -24,8 +26,16 @@ type stored struct {
 	segment uint32
 
 	persistent bool
-	journaled  bool // it has been, or will be, written to the journal
-	accounted  bool // its bytes are in its segment's live count; guarded by the log's mutex
+	journaled  bool   // it has been, or will be, written to the journal
+	head       uint16 // bytes that its record takes, if it has one of its own
+	sealed     bool   // its block has its checksum; of whoever writes it out
+	accounted  bool   // its bytes are in its segment's live count; guarded by the log's mutex
+}
+
+// parts are where the block of a large message is, and who has it.
+type parts struct {
+	refs    []journal.Ref
+	targets []target // all that it was published to
 }
 
 const (
@@ -41,6 +51,45 @@ func (m *stored) block() []byte {
 		return nil
 	}
 	return unsafe.Slice(p, m.size)
+}
+
+// seal writes the checksum into the block, once: the block may be shared, and
+// be on its way to the journal.
+func (m *stored) seal() {
+	if !m.sealed {
+		m.sealed = true
+		message.Seal(m.block())
+	}
+}
+
+func (m *stored) setHead(bytes int) { m.head = uint16(min(bytes, math.MaxUint16)) }
+
+// hold makes sure that a message is not forgotten until release. It fails when
+// nobody holds it any more.
+func (m *stored) hold() bool {
+	for {
+		n := m.holders.Load()
+		if n <= 0 {
+			return false
+		}
+		if m.holders.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// release lets go of a message, and returns how much memory that gives back.
+func (m *stored) release(b *Broker) (freed int) {
+	if m.holders.Add(-1) > 0 {
+		return 0
+	}
+	if m.data.Load() != nil {
+		freed = int(m.size)
+	}
+	if m.placed.Load() == inScratch {
+		b.scratch.release(m)
+	}
+	return freed
 }
 
 func (m *stored) setBlock(b []byte) {

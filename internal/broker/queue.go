@@ -164,7 +164,7 @@ func (q *Queue) reportLocked() {
 	if q.logged {
 		l := q.v.b.log
 		l.mu.Lock()
-		l.settleLocked(q.num, q.settled)
+		l.settleLocked(q.num, q.settled, false)
 		l.unlockAndWake()
 	}
 	q.forgetLocked()
@@ -175,15 +175,7 @@ func (q *Queue) forgetLocked() {
 	b := q.v.b
 	freed := 0
 	for i := range q.settled {
-		m := q.settled[i].msg
-		if m.holders.Add(-1) == 0 {
-			if m.data.Load() != nil {
-				freed += int(m.size)
-			}
-			if m.placed.Load() == inScratch {
-				b.scratch.release(m)
-			}
-		}
+		freed += q.settled[i].msg.release(b)
 	}
 	b.evict.hot.Add(int64(-freed))
 	clear(q.settled)

@@ -27,6 +27,18 @@ type replayer struct {
 	inTx       bool
 	slab       []stored
 	messages   int
+	spread     uint64 // by how many chunks one message may lengthen an index; of tests
+	err        error  // what no broker writes
+}
+
+// maxSpread is how far, in chunks, a message may be from the others of its
+// queue: a sanity check.
+const maxSpread = 1 << 27
+
+func (r *replayer) fault(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
 }
 
 type stray struct {
@@ -45,7 +57,7 @@ type txPiece struct {
 func (b *Broker) recover(ctx context.Context, info journal.Info) error {
 	r := &replayer{
 		b: b, checkpoint: info.Checkpoint,
-		queues: map[uint64]*Queue{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{},
+		queues: map[uint64]*Queue{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{}, spread: maxSpread,
 	}
 	l := b.log
 	err := b.cfg.Journal.Replay(ctx, 0, 0, false, r.batch)
@@ -61,11 +73,14 @@ func (b *Broker) recover(ctx context.Context, info journal.Info) error {
 				}
 				for i := range k.entries {
 					if m := k.entries[i].msg; m != nil {
-						l.account(m)
+						if !m.accounted {
+							l.accountLocked(m)
+						}
 						r.messages++
 					}
 				}
 			})
+			q.chunks.sweep()
 		}
 	}
 	for _, s := range b.cfg.Journal.Segments() {
@@ -92,25 +107,6 @@ func (b *Broker) recover(ctx context.Context, info journal.Info) error {
 		b.logger.Info("recovered", "queues", len(r.queues), "messages", r.messages)
 	}
 	return nil
-}
-
-// account counts a recovered message as live.
-func (l *log) account(m *stored) {
-	if m.accounted {
-		return
-	}
-	m.accounted = true
-	if m.parts == nil {
-		if s := l.segs[uint64(m.segment)]; s != nil {
-			s.live += int64(m.size)
-		}
-		return
-	}
-	for _, ref := range *m.parts {
-		if s := l.segmentOfLocked(ref.Position); s != nil {
-			s.live += int64(ref.Length)
-		}
-	}
 }
 
 func (r *replayer) batch(b journal.Batch) error {
@@ -150,6 +146,9 @@ func (r *replayer) batch(b journal.Batch) error {
 			}
 		}
 	}
+	if rd.err == nil {
+		rd.err = r.err
+	}
 	if rd.err != nil {
 		return fmt.Errorf("batch at position %d: %w", b.Position, rd.err)
 	}
@@ -186,6 +185,7 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 			}
 		}
 	case recMany:
+		before := len(rd.b)
 		targets := r.targets(rd)
 		size := rd.num()
 		if !apply {
@@ -193,6 +193,7 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 			return
 		}
 		m := r.message(pos, seg, offset, size)
+		m.setHead(before - len(rd.b) + 1)
 		for _, t := range targets {
 			r.place(t.queue, t.seq, m)
 		}
@@ -213,7 +214,7 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		}
 		at := uint32(0)
 		m := r.message(pos, seg, &at, size)
-		m.parts, m.ref = &refs, refs[len(refs)-1]
+		m.parts, m.ref = &parts{refs: refs, targets: targets}, refs[len(refs)-1]
 		for _, t := range targets {
 			r.place(t.queue, t.seq, m)
 		}
@@ -296,6 +297,10 @@ func (r *replayer) place(queue, seq uint64, m *stored) {
 		}
 		return
 	}
+	if q.chunks.distance(seq) > r.spread {
+		r.fault("message %d of queue %d is too far from the others", seq, queue)
+		return
+	}
 	k, e := q.chunks.slot(q, seq)
 	if e.state == gone {
 		k.live++
@@ -315,8 +320,16 @@ func (r *replayer) release(m *stored) {
 }
 
 func (r *replayer) settle(q *Queue, first, n uint64) {
-	q.tail = max(q.tail, first+n)
-	for seq := first; seq < first+n; seq++ {
+	end := first + n
+	if end < first {
+		r.fault("%d messages of queue %d, from %d on, are settled", n, q.num, first)
+		return
+	}
+	q.tail = max(q.tail, end)
+	// Only what is in the index is looked at, however much is meant.
+	first = max(first, q.chunks.base<<chunkShift)
+	end = min(end, (q.chunks.base+uint64(q.chunks.len()))<<chunkShift)
+	for seq := first; seq < end; seq++ {
 		k := q.chunks.at(seq)
 		if k == nil {
 			seq |= chunkSize - 1

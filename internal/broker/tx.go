@@ -102,7 +102,7 @@ func (ch *Channel) TxCommit() error {
 	}
 	for _, q := range queues {
 		if q.logged {
-			l.settleLocked(q.num, q.settled)
+			l.settleLocked(q.num, q.settled, true)
 		}
 	}
 	l.markLocked(recTxEnd)
