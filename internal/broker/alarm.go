@@ -56,6 +56,10 @@ func (b *Broker) checkAlarms() {
 		disk = !was && free < limit || was && free < limit+limit/10
 	}
 	st := b.log.j.Status()
+	if st.Low != nil && st.Waiting == nil {
+		// The journal looks for room when it appends, and nobody may publish.
+		b.log.write(recNone, nil)
+	}
 	b.alarms.disk.Store(disk || st.Waiting != nil || st.Low != nil)
 	switch {
 	case b.alarms.memory.Load() && b.alarms.disk.Load():
@@ -113,6 +117,9 @@ func (s *Session) tellBlocked() {
 	}
 	s.mu.Unlock()
 	s.signal()
+	if s.b.blocked.Load() == nil {
+		s.tellUnblocked() // it ended before the session could be found to be told
+	}
 }
 
 func (s *Session) isBlocked() bool {

@@ -1,6 +1,9 @@
 package broker
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+)
 
 // A Channel is a client's line of work within a connection: it owns consumers,
 // unsettled deliveries, the confirms of its publishes, and a transaction. Its
@@ -53,6 +56,9 @@ func (ch *Channel) close() {
 	if ch.incoming != nil {
 		ch.incoming.unclaim()
 	}
+	if ch.tx != nil {
+		_ = ch.TxRollback() // cannot fail
+	}
 	for tag, c := range ch.consumers {
 		delete(ch.consumers, tag)
 		ch.endConsumer(c)
@@ -74,8 +80,10 @@ func (ch *Channel) close() {
 	}
 	clear(s.events[len(kept):])
 	s.events = kept
+	resume := s.unstallLocked()
 	s.mu.Unlock()
 	settleAll(back, requeue)
+	resumeConsumers(resume)
 }
 
 // delivered is one delivery that awaits settlement.
@@ -286,6 +294,9 @@ func (ch *Channel) creditLocked(list []delivered) (resume []*Consumer) {
 
 // settleAll carries out settlements queue by queue.
 func settleAll(list []delivered, how outcome) {
+	if how == requeue {
+		slices.SortFunc(list, byQueue) // nothing is given out again before what was in front of it is back
+	}
 	for len(list) > 0 {
 		q := list[0].q
 		n := 1

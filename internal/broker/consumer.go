@@ -266,8 +266,9 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 			case <-s.b.failed:
 			case <-s.stop:
 			}
+			err := s.b.Err()
 			q.mu.Lock()
-			if err := s.b.Err(); err != nil {
+			if err != nil {
 				return false, err
 			}
 			select {

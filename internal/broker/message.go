@@ -64,6 +64,24 @@ func (m *stored) seal() {
 
 func (m *stored) setHead(bytes int) { m.head = uint16(min(bytes, math.MaxUint16)) }
 
+// split gives a message its holders, so many of queues that are logged and of
+// others, and returns what the others hold: with both it is a message of its
+// own, that has the same block, because the journal lets go of a message that
+// its logged queues have settled.
+func (m *stored) split(b *Broker, logged, others int) *stored {
+	if logged == 0 || others == 0 || !m.persistent {
+		m.holders.Store(int32(logged + others))
+		return m
+	}
+	m.holders.Store(int32(logged))
+	m.seal()
+	o := &stored{size: m.size, persistent: true, sealed: true}
+	o.data.Store(m.data.Load())
+	o.holders.Store(int32(others))
+	b.evict.hot.Add(int64(o.size))
+	return o
+}
+
 // hold makes sure that a message is not forgotten until release. It fails when
 // nobody holds it any more.
 func (m *stored) hold() bool {

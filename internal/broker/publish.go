@@ -49,7 +49,7 @@ type publisher struct {
 	pool     []stored
 
 	lastRoute *path
-	lastName  []byte // exchange, 0, key of lastRoute
+	lastName  []byte // length of exchange, exchange, key of lastRoute
 	routes    map[string]*path
 	rkey      []byte
 	plain     []byte // the last property list that was found to have no reply-to to replace
@@ -331,16 +331,23 @@ func (s *Session) insertMany(queues []*Queue, run []pubItem) {
 	}
 	firsts := make([]uint64, len(alive))
 	logged := 0
-	for i := range run {
-		run[i].m.holders.Store(int32(len(alive)))
-	}
-	for k, q := range alive {
-		firsts[k] = q.tail
+	for _, q := range alive {
 		if q.logged {
 			logged++
 		}
+	}
+	others := make([]*stored, len(run)) // of the queues that are not logged
+	for i := range run {
+		others[i] = run[i].m.split(s.b, logged, len(alive)-logged)
+	}
+	for k, q := range alive {
+		firsts[k] = q.tail
 		for i := range run {
-			q.appendLocked(run[i].m)
+			m := run[i].m
+			if !q.logged {
+				m = others[i]
+			}
+			q.appendLocked(m)
 		}
 	}
 	if logged > 0 {
@@ -427,10 +434,12 @@ func (s *Session) unroutable(run []pubItem) {
 	s.accepted(run)
 }
 
-// waitLog holds the reader while too much waits for the journal.
+// waitLog holds the reader while too much waits for the journal, but not while
+// publishers are blocked: the journal may then wait for what this connection
+// settles.
 func (s *Session) waitLog() {
 	l := s.b.log
-	for {
+	for s.b.blocked.Load() == nil {
 		l.mu.Lock()
 		if l.bytes < logPending {
 			l.mu.Unlock()
@@ -440,6 +449,7 @@ func (s *Session) waitLog() {
 		l.mu.Unlock()
 		select {
 		case <-w.done:
+		case <-time.After(pressureSlice):
 		case <-s.stop:
 			return
 		case <-s.b.failed:
@@ -481,8 +491,10 @@ func (s *Session) Throttle() {
 			return
 		}
 		before = q.taken
-		w := make(chan struct{})
-		q.waiting = append(q.waiting, w)
+		if q.drained == nil {
+			q.drained = make(chan struct{})
+		}
+		w := q.drained
 		q.mu.Unlock()
 		select {
 		case <-w:

@@ -32,8 +32,8 @@ type Queue struct {
 	exclusive *Consumer
 	hadOne    bool // ever had a consumer: an auto-delete queue may go
 	taken     uint64
-	waiting   []chan struct{} // publishers that are held until the queue has drained
-	settled   []settledItem   // scratch
+	drained   chan struct{} // closed when held publishers may go on, nil if there are none
+	settled   []settledItem // scratch
 }
 
 // Back-pressure (a publisher that outruns a queue's consumers is held): the
@@ -182,17 +182,17 @@ func (q *Queue) forgetLocked() {
 	if q.settled = q.settled[:0]; cap(q.settled) > 4096 {
 		q.settled = nil
 	}
-	if len(q.waiting) > 0 && q.ready <= pressureLow {
+	if q.drained != nil && q.ready <= pressureLow {
 		q.releaseLocked()
 	}
 }
 
 // releaseLocked lets held publishers go on.
 func (q *Queue) releaseLocked() {
-	for _, w := range q.waiting {
-		close(w)
+	if q.drained != nil {
+		close(q.drained)
+		q.drained = nil
 	}
-	q.waiting = nil
 }
 
 // dispatchLocked assigns ready messages to consumers that have room, each in
@@ -216,7 +216,7 @@ func (q *Queue) dispatchLocked() {
 		}
 	}
 	q.reportLocked()
-	if len(q.waiting) > 0 && q.ready <= pressureLow {
+	if q.drained != nil && q.ready <= pressureLow {
 		q.releaseLocked()
 	}
 }

@@ -129,15 +129,22 @@ func (s *Session) Flushed(events []Event) {
 	}
 	s.mu.Lock()
 	s.outBytes -= n
-	var resume []*Consumer
-	if s.outBytes <= outboxLimit/2 && len(s.stalled) > 0 {
-		resume, s.stalled = s.stalled, nil
-		for _, c := range resume {
-			c.parked = false
-		}
-	}
+	resume := s.unstallLocked()
 	s.mu.Unlock()
 	resumeConsumers(resume)
+}
+
+// unstallLocked returns the consumers that waited for the outbox to drain, if
+// it has.
+func (s *Session) unstallLocked() (resume []*Consumer) {
+	if s.outBytes > outboxLimit/2 {
+		return nil
+	}
+	resume, s.stalled = s.stalled, nil
+	for _, c := range resume {
+		c.parked = false
+	}
+	return resume
 }
 
 // push appends an event; s.mu is held.

@@ -134,23 +134,30 @@ func (t *transaction) insertLocked(it *pubItem) bool {
 	}
 	m := it.m
 	var targets []target
-	alive := int32(0)
+	logged, others := 0, 0
 	for _, q := range it.r.queues {
-		if !q.deleted {
-			alive++
+		switch {
+		case q.deleted:
+		case q.logged:
+			logged++
+		default:
+			others++
 		}
 	}
-	if alive == 0 {
+	if logged+others == 0 {
 		return false
 	}
-	m.holders.Store(alive)
+	other := m.split(t.ch.s.b, logged, others)
 	for _, q := range it.r.queues {
-		if q.deleted {
-			continue
-		}
-		seq := q.appendLocked(m)
-		if q.logged && m.persistent {
-			targets = append(targets, target{q.num, seq})
+		switch {
+		case q.deleted:
+		case q.logged:
+			seq := q.appendLocked(m)
+			if m.persistent {
+				targets = append(targets, target{q.num, seq})
+			}
+		default:
+			q.appendLocked(other)
 		}
 	}
 	if len(targets) > 0 {

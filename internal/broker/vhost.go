@@ -161,7 +161,7 @@ func (p *publisher) route(m *Publish) (*path, error) {
 	if !special && p.lastRoute != nil && p.lastRoute.version == version && p.sameName(m) {
 		return p.lastRoute, nil
 	}
-	p.rkey = append(append(append(p.rkey[:0], m.Exchange...), 0), m.Key...)
+	p.rkey = append(append(append(p.rkey[:0], byte(len(m.Exchange))), m.Exchange...), m.Key...)
 	if !special {
 		if r := p.routes[string(p.rkey)]; r != nil && r.version == version {
 			p.lastRoute, p.lastName = r, append(p.lastName[:0], p.rkey...)
@@ -187,8 +187,8 @@ func (p *publisher) isPlain(props []byte) bool { return string(props) == string(
 
 func (p *publisher) sameName(m *Publish) bool {
 	n := len(m.Exchange)
-	return len(p.lastName) == n+1+len(m.Key) &&
-		string(p.lastName[:n]) == string(m.Exchange) && p.lastName[n] == 0 && string(p.lastName[n+1:]) == string(m.Key)
+	return len(p.lastName) == 1+n+len(m.Key) && p.lastName[0] == byte(n) &&
+		string(p.lastName[1:1+n]) == string(m.Exchange) && string(p.lastName[1+n:]) == string(m.Key)
 }
 
 func (v *VHost) findRoute(m *Publish, version uint64, special bool) (r *path, keep bool, err error) {
