@@ -52,6 +52,8 @@ type log struct {
 	order []*segment           // the same, oldest first
 	large map[*stored]struct{} // messages in parts that count as live
 	shut  bool
+	busy  bool   // the committer has records that it has not sent
+	sent  uint64 // position of the last batch that was sent
 
 	wake    chan struct{}
 	durable atomic.Uint64 // position of the last durable batch
@@ -262,6 +264,19 @@ func (l *log) waiterLocked() *waiter {
 	return l.next
 }
 
+// caughtUp is for what was found to be so already: it returns what tells when
+// that is durable, nil if it is.
+func (l *log) caughtUp() *waiter {
+	l.mu.Lock()
+	if len(l.recs) == 0 && !l.busy && l.sent <= l.durable.Load() {
+		l.mu.Unlock()
+		return nil
+	}
+	w := l.waiterLocked()
+	l.unlockAndWake()
+	return w
+}
+
 // write appends one encoded record and returns what tells when it is durable.
 func (l *log) write(kind recordKind, blob []byte) *waiter {
 	l.mu.Lock()
@@ -293,6 +308,7 @@ func (l *log) run() {
 			recs, w := l.recs, l.next
 			if len(recs) == 0 {
 				shut := l.shut
+				l.busy = false
 				l.mu.Unlock()
 				<-l.slots
 				if shut {
@@ -302,6 +318,7 @@ func (l *log) run() {
 				break
 			}
 			l.recs, l.spare, l.next = l.spare[:0], nil, nil
+			l.busy = true
 			l.bytes = 0
 			l.mu.Unlock()
 			l.encode(recs, w)
@@ -597,6 +614,7 @@ func (l *log) send(bb *batchBuffers) {
 		l.addSegmentLocked(s)
 	}
 	s.last = pos
+	l.sent = pos
 	s.bytes += size
 	for _, m := range bb.msgs {
 		m.segment = uint32(seg)

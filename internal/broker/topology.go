@@ -50,8 +50,12 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 	}
 	v.mu.Lock()
 	if x := v.exchanges[spec.Name]; x != nil {
-		defer v.mu.Unlock()
-		return x.check(&spec)
+		err := x.check(&spec)
+		v.mu.Unlock()
+		if err != nil || !spec.Durable {
+			return err
+		}
+		return v.b.await(v.b.log.caughtUp())
 	}
 	if reserved(spec.Name) {
 		v.mu.Unlock()
@@ -133,7 +137,7 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 	x := v.exchanges[name]
 	if x == nil {
 		v.mu.Unlock()
-		return nil
+		return v.b.await(v.b.log.caughtUp())
 	}
 	if ifUnused && len(x.bindings) > 0 {
 		v.mu.Unlock()
@@ -213,7 +217,10 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 	}
 	if x.bindings[b.key] != nil {
 		v.mu.Unlock()
-		return nil
+		if !b.durable {
+			return nil
+		}
+		return v.b.await(v.b.log.caughtUp())
 	}
 	x.attach(b)
 	v.changed()
@@ -259,12 +266,15 @@ func (s *Session) unbind(source, key string, args []byte, find func() (to any, e
 	x := v.exchanges[source]
 	if err != nil || to == nil || x == nil {
 		v.mu.Unlock()
-		return err
+		if err != nil {
+			return err
+		}
+		return v.b.await(v.b.log.caughtUp())
 	}
 	b := x.bindings[bindingKey{to, key, string(args)}]
 	if b == nil {
 		v.mu.Unlock()
-		return nil
+		return v.b.await(v.b.log.caughtUp())
 	}
 	var w *waiter
 	if b.durable {
@@ -390,7 +400,10 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 		if err := q.check(&spec, s); err != nil {
 			return QueueInfo{}, err
 		}
-		return q.info(), nil
+		if !q.logged {
+			return q.info(), nil
+		}
+		return q.info(), v.b.await(v.b.log.caughtUp())
 	}
 	if named && reserved(spec.Name) {
 		v.mu.Unlock()
@@ -487,7 +500,7 @@ func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) 
 	q := v.queues[name]
 	if q == nil {
 		v.mu.Unlock()
-		return 0, nil
+		return 0, v.b.await(v.b.log.caughtUp())
 	}
 	if q.owner != nil && q.owner != s {
 		v.mu.Unlock()
