@@ -37,7 +37,7 @@ type RecordInfo struct {
 	Internal    bool
 
 	// Of checkpoints.
-	NextQueue  uint64       // no queue has this number or a higher one
+	LastQueue  uint64       // the highest number that a queue was given
 	Position   uint64       // where the checkpoint that ends here begins
 	Tail       uint64       // the next sequence number of a queue
 	Floor      uint64       // all below is settled
@@ -141,7 +141,7 @@ func (d *describer) record() (RecordInfo, error) {
 		}
 		r.Destination, r.Key, r.Args = d.text(), d.text(), d.args()
 	case recCheckpoint:
-		r.NextQueue = d.num()
+		r.LastQueue = d.num()
 	case recState:
 		d.queue(&r)
 		r.Tail, r.Floor = d.num(), d.num()

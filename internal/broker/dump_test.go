@@ -82,7 +82,7 @@ var described = []struct {
 			Args: map[string]any{},
 		},
 	},
-	{nums(recCheckpoint, 17), RecordInfo{Kind: "checkpoint", NextQueue: 17}},
+	{nums(recCheckpoint, 17), RecordInfo{Kind: "checkpoint", LastQueue: 17}},
 	{
 		append(texts(append(texts(nums(recState, 4), "v", "q"), flags(true, true, false)), ""), 90, 10, 2, 5, 3, 1, 2),
 		RecordInfo{

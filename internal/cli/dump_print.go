@@ -100,7 +100,7 @@ func (o *people) words(r *broker.RecordInfo) string {
 	case "bind", "unbind":
 		return fmt.Sprintf("%s %s %q to exchange %q in %q, key %q%s", r.Kind, r.Type, r.Destination, r.Name, r.VHost, r.Key, properties(r))
 	case "checkpoint":
-		return fmt.Sprintf("a checkpoint begins; the highest queue number is %d", r.NextQueue)
+		return fmt.Sprintf("a checkpoint begins; the highest queue number is %d", r.LastQueue)
 	case "queue-state":
 		o.queues[r.Queue] = r.Name
 		s := fmt.Sprintf("queue %d %q in %q%s; next message %d, settled: all below %d", r.Queue, r.Name, r.VHost, properties(r), r.Tail, r.Floor)
@@ -295,7 +295,7 @@ func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
 		Type: r.Kind, Position: p.Batch.Position, Queue: r.Queue, Count: r.Count, Sizes: r.Sizes,
 		VHost: r.VHost, Kind: r.Type, Destination: r.Destination, Key: r.Key,
 		Durable: r.Durable, AutoDelete: r.AutoDelete, Internal: r.Internal,
-		Highest: r.NextQueue, Began: r.Position, Tail: r.Tail, Floor: r.Floor,
+		Highest: r.LastQueue, Began: r.Position, Tail: r.Tail, Floor: r.Floor,
 		Arguments: plain(r.Args),
 	}
 	if r.Count > 0 {
