@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -28,7 +27,7 @@ type Config struct {
 	Logger *slog.Logger // nil: nothing is logged
 
 	Version     string // of Ferry, told to peers
-	ClusterName string // told to peers; "": ferry@ and the host's name
+	ClusterName string // told to peers; "": ferry
 
 	FrameMax   uint32        // bytes, overhead included; 0: DefaultFrameMax
 	ChannelMax uint16        // channels of a connection; 0: DefaultChannelMax
@@ -61,11 +60,7 @@ func New(cfg Config) *Server {
 	}
 	cfg.Heartbeat = max(cfg.Heartbeat, 0)
 	if cfg.ClusterName == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			host = "localhost"
-		}
-		cfg.ClusterName = "ferry@" + host
+		cfg.ClusterName = "ferry"
 	}
 	return &Server{cfg: cfg, conns: map[*conn]struct{}{}}
 }

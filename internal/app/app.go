@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/amqpserver"
@@ -87,7 +88,9 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 	if err != nil {
 		return fmt.Errorf("the first user: %w", err)
 	}
-	server := amqpserver.New(amqpserver.Config{Broker: b, Auth: u, Logger: log, Version: cfg.Version})
+	server := amqpserver.New(amqpserver.Config{
+		Broker: b, Auth: u, Logger: log, Version: cfg.Version, ClusterName: clusterName(),
+	})
 	f.serveAMQP(server)
 	defer func() { err = errors.Join(err, f.stopClients(b, server)) }()
 	if err := f.listenAMQP(ctx, cfg.AMQP); err != nil {
@@ -107,6 +110,16 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 		f.health.set(phaseFailed, err.Error())
 		return err
 	}
+}
+
+// clusterName is what clients are told and operators see: the node's name, as
+// RabbitMQ's default is.
+func clusterName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return "ferry@" + host
 }
 
 // hashLater begins to hash the first user's password, which takes longer than
