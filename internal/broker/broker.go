@@ -17,6 +17,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -49,6 +50,8 @@ type Config struct {
 	SegmentBytes int64         // bytes after which a segment is closed; 0: a default
 	Alarms       AlarmConfig   // what blocks publishers
 	CleanEvery   time.Duration // how often the journal is looked at for cleaning; 0: 500 ms
+
+	batchBytes, partBytes int // of tests: batchBody and partSize
 }
 
 // Broker holds everything. Open makes one.
@@ -119,6 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 		segs: map[uint64]*segment{}, large: map[*stored]struct{}{},
 		wake: make(chan struct{}, 1), slots: make(chan struct{}, inFlight), done: make(chan struct{}),
 		free: make(chan *batchBuffers, inFlight+1), segmentMax: cfg.SegmentBytes,
+		batchMax: cmp.Or(cfg.batchBytes, batchBody), partMax: cmp.Or(cfg.partBytes, partSize),
 	}
 	if err := b.recover(ctx, info); err != nil {
 		return nil, err

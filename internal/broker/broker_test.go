@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +20,17 @@ type world struct {
 	fs *vfs.Mem
 	j  journal.Journal
 	b  *Broker
+
+	wrap func(*vfs.Mem) vfs.FS // what the journal gets for fs, nil: fs
+}
+
+var discard = slog.New(slog.DiscardHandler)
+
+func (w *world) fsys() vfs.FS {
+	if w.wrap == nil {
+		return w.fs
+	}
+	return w.wrap(w.fs)
 }
 
 func newWorld(t *testing.T, change ...func(*Config)) *world {
@@ -30,7 +42,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 
 func (w *world) start(change ...func(*Config)) {
 	w.t.Helper()
-	j, err := file.Open(w.fs, "data", file.Options{})
+	j, err := file.Open(w.fsys(), "data", file.Options{Logger: discard})
 	if err != nil {
 		w.t.Fatalf("open the journal: %v", err)
 	}

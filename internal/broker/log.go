@@ -71,6 +71,8 @@ type log struct {
 	checkpoint atomic.Uint64
 	roll       atomic.Bool
 	segmentMax int64
+	batchMax   int // batchBody, but in tests
+	partMax    int // partSize, but in tests
 	free       chan *batchBuffers
 }
 
@@ -414,7 +416,7 @@ func (bb *batchBuffers) body(block []byte) (offset int) {
 func (l *log) encode(recs []record, w *waiter) {
 	bb := l.buffers()
 	for i := 0; i < len(recs); {
-		if bb.size >= batchBody || len(bb.head) >= batchBody {
+		if bb.size >= l.batchMax || len(bb.head) >= l.batchMax {
 			l.send(bb)
 			select {
 			case l.slots <- struct{}{}:
@@ -428,7 +430,7 @@ func (l *log) encode(recs []record, w *waiter) {
 		case recNone:
 			i++
 		case recRun:
-			if int(r.m.size) > partSize {
+			if int(r.m.size) > l.partMax {
 				if bb = l.encodeParts(bb, r, []target{{r.q, r.seq}}); bb == nil {
 					return
 				}
@@ -436,9 +438,9 @@ func (l *log) encode(recs []record, w *waiter) {
 				continue
 			}
 			n, size := 1, bb.size+int(r.m.size)
-			for i+n < len(recs) && size < batchBody {
+			for i+n < len(recs) && size < l.batchMax {
 				x := &recs[i+n]
-				if x.kind != recRun || x.q != r.q || x.seq != r.seq+uint64(n) || x.m.size > partSize {
+				if x.kind != recRun || x.q != r.q || x.seq != r.seq+uint64(n) || int(x.m.size) > l.partMax {
 					break
 				}
 				size += int(x.m.size)
@@ -455,7 +457,7 @@ func (l *log) encode(recs []record, w *waiter) {
 			}
 			i += n
 		case recMany:
-			if int(r.m.size) > partSize {
+			if int(r.m.size) > l.partMax {
 				if bb = l.encodeParts(bb, r, r.ext.targets); bb == nil {
 					return
 				}
@@ -539,8 +541,8 @@ func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchB
 	r.m.seal()
 	block := r.m.block()
 	var refs []journal.Ref
-	for at := 0; at < len(block); at += partSize {
-		if bb.size >= batchBody {
+	for at := 0; at < len(block); at += l.partMax {
+		if bb.size >= l.batchMax {
 			l.send(bb)
 			select {
 			case l.slots <- struct{}{}:
@@ -549,7 +551,7 @@ func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchB
 			}
 			bb = l.buffers()
 		}
-		part := block[at:min(at+partSize, len(block))]
+		part := block[at:min(at+l.partMax, len(block))]
 		bb.head = append(bb.head, recPart)
 		bb.head = binary.AppendUvarint(bb.head, targets[0].queue)
 		bb.head = binary.AppendUvarint(bb.head, targets[0].seq)

@@ -158,8 +158,18 @@ func (m *Mem) Killed(n, bytes int) *Mem {
 // until repeats the history up to a change.
 func (m *Mem) until(n, bytes int) disk {
 	history := m.History()
+	lastSync := make(map[int]int) // by node
+	for i, c := range history[:n] {
+		if c.Op == OpSync {
+			lastSync[c.Node] = i
+		}
+	}
 	d := newDisk()
-	for _, c := range history[:n] {
+	for i, c := range history[:n] {
+		if c.Op == OpSync && lastSync[c.Node] > i {
+			d.nodes[c.Node].pending = nil // what is durable is not looked at before that
+			continue
+		}
 		d.apply(c)
 	}
 	if n < len(history) && history[n].Op == OpWrite && bytes > 0 {

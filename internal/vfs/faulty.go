@@ -200,7 +200,7 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	if err == nil {
 		return f.file.WriteAt(p, off)
 	}
-	if short, ok := err.(*ShortWrite); ok {
+	if short, ok := errors.AsType[*ShortWrite](err); ok {
 		n, writeErr := f.file.WriteAt(p[:min(short.N, len(p))], off)
 		if writeErr == nil {
 			writeErr = short.Err

@@ -80,5 +80,5 @@ func (f osFile) Size() (int64, error) {
 }
 
 func lockError(dir string, err error) error {
-	return &fs.PathError{Op: "lock", Path: dir, Err: fmt.Errorf("%w (%v)", ErrLocked, err)}
+	return &fs.PathError{Op: "lock", Path: dir, Err: fmt.Errorf("%w (%w)", ErrLocked, err)}
 }

@@ -1,0 +1,306 @@
+package broker
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/binary"
+)
+
+type QueueSpec struct {
+	Name                           string
+	Durable, Exclusive, AutoDelete bool
+	Args                           []byte // header list
+}
+
+// QueueInfo is what a declaration tells.
+
+type QueueInfo struct {
+	Name      string
+	Messages  int // ready
+	Consumers int
+}
+
+// exchange routes messages to what is bound to it. Guarded by its v.mu.
+
+func (b *Broker) await(w *waiter) error {
+	if w == nil {
+		return nil
+	}
+	return w.wait(b)
+}
+
+func (s *Session) queueLocked(name string) (*Queue, error) {
+	q := s.v.queues[name]
+	if q == nil {
+		return nil, s.v.noQueue(name)
+	}
+	if q.owner != nil && q.owner != s {
+		return nil, s.v.locked(name)
+	}
+	return q, nil
+}
+
+// UnbindQueue undoes BindQueue; what is not bound is no error.
+
+func (s *Session) CheckQueue(name string) (QueueInfo, error) {
+	s.Flush()
+	if info, ok := s.b.replyQueue(name); ok {
+		return info, nil
+	}
+	q, err := s.v.queue(name, s)
+	if err != nil {
+		return QueueInfo{}, err
+	}
+	return q.info(), nil
+}
+
+func (q *Queue) info() QueueInfo {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return QueueInfo{Name: q.name, Messages: q.ready, Consumers: len(q.consumers)}
+}
+
+// DeclareQueue makes a queue, or checks that the one of this name has the same
+
+// properties. An empty name stands for a new one that nobody else has. It
+
+// returns when a durable queue is in the journal.
+
+func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
+	s.Flush()
+	v := s.v
+	if info, ok := s.b.replyQueue(spec.Name); ok {
+		return info, nil
+	}
+	if err := checkQueueArgs(v.name, spec.Name, spec.Args); err != nil {
+		// What is there already is compared first.
+		if q, err := v.queue(spec.Name, s); err == nil && q.check(&spec, s) == nil {
+			return q.info(), nil
+		}
+		return QueueInfo{}, err
+	}
+	named := spec.Name != ""
+	if !named {
+		var id [16]byte
+		_, _ = rand.Read(id[:]) // never fails
+		spec.Name = "amq.gen-" + base64.RawURLEncoding.EncodeToString(id[:])
+	}
+	v.mu.Lock()
+	if q := v.queues[spec.Name]; q != nil {
+		v.mu.Unlock()
+		if err := q.check(&spec, s); err != nil {
+			return QueueInfo{}, err
+		}
+		if !q.logged {
+			return q.info(), nil
+		}
+		return q.info(), v.b.await(v.b.log.caughtUp())
+	}
+	if named && reserved(spec.Name) {
+		v.mu.Unlock()
+		return QueueInfo{}, errorf(AccessRefused, "queue name '%s' contains reserved prefix 'amq.*'", spec.Name)
+	}
+	q := v.addQueue(v.b.nextQueue.Add(1), spec)
+	if spec.Exclusive {
+		q.owner, q.logged = s, false
+		s.exclusive[q] = struct{}{}
+	}
+	v.changed()
+	var w *waiter
+	if q.logged {
+		w = v.b.log.write(recQueue, q.record())
+	}
+	v.mu.Unlock()
+	for _, name := range withoutEffect {
+		if _, ok := findArg(spec.Args, name); ok {
+			v.b.logger.Warn("an argument is kept, but has no effect yet", "queue", spec.Name, "argument", name)
+		}
+	}
+	return QueueInfo{Name: spec.Name}, v.b.await(w)
+}
+
+// addQueue adds a queue without a record. v.mu is held, or nobody else is there.
+
+func (v *VHost) addQueue(num uint64, spec QueueSpec) *Queue {
+	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive}
+	v.queues[spec.Name] = q
+	return q
+}
+
+func (q *Queue) record() []byte {
+	b := binary.AppendUvarint(nil, q.num)
+	b = appendText(b, q.v.name)
+	b = appendText(b, q.name)
+	b = append(b, flags(q.spec.Durable, q.spec.AutoDelete, false))
+	return appendText(b, q.spec.Args)
+}
+
+func (q *Queue) check(spec *QueueSpec, s *Session) error {
+	cur, vhost := &q.spec, q.v.name
+	switch {
+	case q.owner != nil && q.owner != s, cur.Exclusive != spec.Exclusive:
+		return q.v.locked(q.name)
+	case cur.Durable != spec.Durable:
+		return inequivalent("durable", "queue", q.name, vhost, spec.Durable, cur.Durable)
+	case cur.AutoDelete != spec.AutoDelete:
+		return inequivalent("auto_delete", "queue", q.name, vhost, spec.AutoDelete, cur.AutoDelete)
+	}
+	for _, a := range queueArgs {
+		if err := equivalent(a.name, "queue", q.name, vhost, spec.Args, cur.Args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PurgeQueue removes the ready messages of a queue and returns their number.
+
+func (s *Session) PurgeQueue(name string) (int, error) {
+	s.Flush()
+	q, err := s.v.queue(name, s)
+	if err != nil {
+		return 0, err
+	}
+	q.mu.Lock()
+	n := 0
+	for {
+		seq, e := q.peekLocked()
+		if e == nil {
+			break
+		}
+		q.removeLocked(seq)
+		n++
+	}
+	q.reportLocked()
+	q.mu.Unlock()
+	if !q.logged || n == 0 {
+		return n, nil
+	}
+	l := s.b.log
+	l.mu.Lock()
+	w := l.waiterLocked()
+	l.unlockAndWake()
+	return n, w.wait(s.b)
+}
+
+// DeleteQueue removes a queue and all that is in it, and returns the number of
+
+// its ready messages; one that is not there is no error. PreconditionFailed:
+
+// ifUnused and it has consumers, or ifEmpty and it has messages.
+
+func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) {
+	s.Flush()
+	v := s.v
+	v.mu.Lock()
+	q := v.queues[name]
+	if q == nil {
+		v.mu.Unlock()
+		return 0, v.b.await(v.b.log.caughtUp())
+	}
+	if q.owner != nil && q.owner != s {
+		v.mu.Unlock()
+		return 0, v.locked(name)
+	}
+	q.mu.Lock()
+	ready, consumers := q.ready, len(q.consumers)
+	switch {
+	case ifEmpty && ready > 0:
+		q.mu.Unlock()
+		v.mu.Unlock()
+		return 0, errorf(PreconditionFailed, "queue '%s' in vhost '%s' not empty", name, v.name)
+	case ifUnused && consumers > 0:
+		q.mu.Unlock()
+		v.mu.Unlock()
+		return 0, errorf(PreconditionFailed, "queue '%s' in vhost '%s' in use", name, v.name)
+	}
+	w := v.dropQueueLocked(q)
+	q.mu.Unlock()
+	v.mu.Unlock()
+	return ready, v.b.await(w)
+}
+
+// deleteUnused removes an auto-delete queue that lost its last consumer.
+
+func (v *VHost) deleteUnused(q *Queue) {
+	v.mu.Lock()
+	q.mu.Lock()
+	if !q.deleted && len(q.consumers) == 0 && q.hadOne {
+		v.dropQueueLocked(q)
+	}
+	q.mu.Unlock()
+	v.mu.Unlock()
+}
+
+// deleteExclusive removes the queues that belong to the session.
+
+func (s *Session) deleteExclusive() {
+	v := s.v
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for q := range s.exclusive {
+		q.mu.Lock()
+		v.dropQueueLocked(q)
+		q.mu.Unlock()
+	}
+}
+
+// dropQueueLocked removes a queue; v.mu and q.mu are held. Its consumers are
+
+// told, its messages forgotten. A publish that found the queue before finds it
+
+// deleted now; one that finds a new queue of the same name finds another number.
+
+func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
+	if q.deleted {
+		return nil
+	}
+	q.deleted = true
+	delete(v.queues, q.name)
+	if q.owner != nil {
+		delete(q.owner.exclusive, q)
+	}
+	for _, c := range q.consumers {
+		c.gone = true
+		q.ring.remove(c)
+		c.ch.s.cancelled(c)
+	}
+	q.consumers = nil
+	q.chunks.each(func(k *chunk) {
+		for i := range k.entries {
+			if m := k.entries[i].msg; m != nil {
+				q.settled = append(q.settled, settledItem{k.first + uint64(i), m})
+				k.entries[i] = entry{}
+			}
+		}
+		k.live = 0
+		v.b.evict.remove(k)
+	})
+	q.chunks = chunks{}
+	q.ready, q.unacked = 0, 0
+	if q.logged {
+		l := v.b.log
+		l.mu.Lock()
+		l.dropLocked(q.num, q.settled)
+		l.blobLocked(recQueueGone, binary.AppendUvarint(nil, q.num))
+		w = l.waiterLocked()
+		l.unlockAndWake()
+	}
+	q.forgetLocked()
+	q.releaseLocked()
+	for b := range q.bindings {
+		if w2 := v.unbind(b); w2 != nil {
+			w = w2
+		}
+	}
+	v.changed()
+	return w
+}
+
+// cancelled tells the peer that the broker ended a consumer.
+
+func (s *Session) cancelled(c *Consumer) {
+	if s.cfg.NotifyCancelled {
+		s.push(Event{Kind: EventCancelled, Consumer: c, Channel: c.ch})
+	}
+}

@@ -1,0 +1,194 @@
+package broker
+
+import (
+	"github.com/ferrymq/ferry/internal/message"
+	"github.com/ferrymq/ferry/internal/route"
+)
+
+type ExchangeSpec struct {
+	Name, Type                    string
+	Durable, AutoDelete, Internal bool
+	Args                          []byte // header list
+}
+
+// QueueSpec is a queue as it is declared. An exclusive one belongs to its
+
+// connection and goes with it.
+
+type exchange struct {
+	v    *VHost
+	spec ExchangeSpec
+
+	bindings map[bindingKey]*binding // where it is the source
+	incoming map[*binding]struct{}   // where it is the destination
+
+	byKey   map[string][]*binding // direct
+	topic   route.Trie[*binding]
+	headers []*binding
+}
+
+var builtIn = map[string]string{
+	"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers", "amq.match": "headers",
+}
+
+func newExchange(v *VHost, spec ExchangeSpec) *exchange {
+	return &exchange{v: v, spec: spec, bindings: map[bindingKey]*binding{}}
+}
+
+func (s *Session) CheckExchange(name string) error {
+	if name == "" {
+		return errDefaultExchange()
+	}
+	s.v.mu.RLock()
+	defer s.v.mu.RUnlock()
+	if s.v.exchanges[name] == nil {
+		return s.v.noExchange(name)
+	}
+	return nil
+}
+
+func errDefaultExchange() *Error {
+	return errorf(AccessRefused, "operation not permitted on the default exchange")
+}
+
+// DeclareExchange makes an exchange, or checks that the one of this name has
+
+// the same properties. It returns when a durable one is in the journal.
+
+func (s *Session) DeclareExchange(spec ExchangeSpec) error {
+	s.Flush()
+	v := s.v
+	if spec.Name == "" {
+		return errDefaultExchange()
+	}
+	switch spec.Type {
+	case "direct", "fanout", "topic", "headers":
+	default:
+		if len(spec.Type) > 2 && spec.Type[:2] == "x-" {
+			return errorf(Invalid, "unknown exchange type '%s'", spec.Type)
+		}
+		return errorf(Invalid, "invalid exchange type '%s'", spec.Type)
+	}
+	if a, ok := findArg(spec.Args, "alternate-exchange"); ok && a.kind != 'S' {
+		return errorf(PreconditionFailed, "invalid type '%s' for arg 'alternate-exchange' in exchange '%s' in vhost '%s'", a.typeName(), spec.Name, v.name)
+	}
+	if _, ok := message.DecodeHeaders(spec.Args); !ok {
+		return errorf(PreconditionFailed, "invalid arguments for exchange '%s' in vhost '%s'", spec.Name, v.name)
+	}
+	v.mu.Lock()
+	if x := v.exchanges[spec.Name]; x != nil {
+		err := x.check(&spec)
+		v.mu.Unlock()
+		if err != nil || !spec.Durable {
+			return err
+		}
+		return v.b.await(v.b.log.caughtUp())
+	}
+	if reserved(spec.Name) {
+		v.mu.Unlock()
+		return errorf(AccessRefused, "exchange name '%s' contains reserved prefix 'amq.*'", spec.Name)
+	}
+	x := newExchange(v, spec)
+	v.exchanges[spec.Name] = x
+	v.changed()
+	var w *waiter
+	if spec.Durable {
+		w = v.b.log.write(recExchange, x.record())
+	}
+	v.mu.Unlock()
+	if _, ok := findArg(spec.Args, "alternate-exchange"); ok {
+		v.b.logger.Warn("an argument is kept, but has no effect yet", "exchange", spec.Name, "argument", "alternate-exchange")
+	}
+	return v.b.await(w)
+}
+
+func (x *exchange) record() []byte {
+	b := appendText(nil, x.v.name)
+	b = appendText(b, x.spec.Name)
+	b = appendText(b, x.spec.Type)
+	b = append(b, flags(x.spec.Durable, x.spec.AutoDelete, x.spec.Internal))
+	return appendText(b, x.spec.Args)
+}
+
+func flags(durable, autoDelete, internal bool) byte {
+	f := byte(0)
+	if durable {
+		f |= flagDurable
+	}
+	if autoDelete {
+		f |= flagAutoDelete
+	}
+	if internal {
+		f |= flagInternal
+	}
+	return f
+}
+
+func (x *exchange) check(spec *ExchangeSpec) error {
+	cur, name, vhost := &x.spec, spec.Name, x.v.name
+	switch {
+	case cur.Type != spec.Type:
+		return inequivalent("type", "exchange", name, vhost, spec.Type, cur.Type)
+	case cur.Durable != spec.Durable:
+		return inequivalent("durable", "exchange", name, vhost, spec.Durable, cur.Durable)
+	case cur.AutoDelete != spec.AutoDelete:
+		return inequivalent("auto_delete", "exchange", name, vhost, spec.AutoDelete, cur.AutoDelete)
+	case cur.Internal != spec.Internal:
+		return inequivalent("internal", "exchange", name, vhost, spec.Internal, cur.Internal)
+	}
+	if err := equivalent("alternate-exchange", "exchange", name, vhost, spec.Args, cur.Args); err != nil {
+		return err
+	}
+	return nil
+}
+
+// DeleteExchange removes an exchange and its bindings; one that is not there is
+
+// no error. ifUnused: PreconditionFailed while something is bound to it.
+
+func (s *Session) DeleteExchange(name string, ifUnused bool) error {
+	s.Flush()
+	v := s.v
+	if name == "" {
+		return errDefaultExchange()
+	}
+	if reserved(name) {
+		return errorf(AccessRefused, "deletion of system exchange '%s' in vhost '%s' not allowed", name, v.name)
+	}
+	v.mu.Lock()
+	x := v.exchanges[name]
+	if x == nil {
+		v.mu.Unlock()
+		return v.b.await(v.b.log.caughtUp())
+	}
+	if ifUnused && len(x.bindings) > 0 {
+		v.mu.Unlock()
+		return errorf(PreconditionFailed, "exchange '%s' in vhost '%s' in use", name, v.name)
+	}
+	w := v.dropExchange(x)
+	v.mu.Unlock()
+	return v.b.await(w)
+}
+
+// dropExchange removes an exchange, and what goes with it. v.mu is held.
+
+func (v *VHost) dropExchange(x *exchange) (w *waiter) {
+	delete(v.exchanges, x.spec.Name)
+	for _, b := range x.bindings {
+		x.detach(b)
+	}
+	if x.spec.Durable {
+		w = v.b.log.write(recExchangeGone, appendText(appendText(nil, v.name), x.spec.Name))
+	}
+	for b := range x.incoming {
+		if w2 := v.unbind(b); w2 != nil {
+			w = w2
+		}
+	}
+	v.changed()
+	return w
+}
+
+// unbind removes a binding, and its source if it is auto-delete and this was
+
+// its last. v.mu is held. The record is left to the destination's.

@@ -1,0 +1,151 @@
+package broker
+
+import (
+	"slices"
+
+	"github.com/ferrymq/ferry/internal/message"
+)
+
+type path struct {
+	version uint64
+	queues  []*Queue // by number, each once
+	reply   *Consumer
+}
+
+// route finds where a message goes. Routes that depend on nothing but exchange
+
+// and key are remembered until the topology changes.
+
+func (p *publisher) route(m *Publish) (*path, error) {
+	v := p.s.v
+	special := false
+	if len(m.Properties) > 0 && !p.isPlain(m.Properties) {
+		if err := checkProperties(m.Properties, p.s.cfg.User); err != nil {
+			return nil, err
+		}
+		if headers := message.Field(m.Properties, message.Headers); headers != nil {
+			_, cc := findArg(headers, "CC")
+			_, bcc := findArg(headers, "BCC")
+			special = cc || bcc
+		}
+		if !special {
+			p.checked = append(p.checked[:0], m.Properties...)
+		}
+	}
+	version := v.version.Load()
+	if !special && p.lastRoute != nil && p.lastRoute.version == version && p.sameName(m) {
+		return p.lastRoute, nil
+	}
+	p.rkey = append(append(append(p.rkey[:0], byte(len(m.Exchange))), m.Exchange...), m.Key...)
+	if !special {
+		if r := p.routes[string(p.rkey)]; r != nil && r.version == version {
+			p.lastRoute, p.lastName = r, append(p.lastName[:0], p.rkey...)
+			return r, nil
+		}
+	}
+	r, keep, err := v.findRoute(m, version, special)
+	if err != nil {
+		return nil, err
+	}
+	if keep {
+		if p.routes == nil || len(p.routes) >= routeCacheMax {
+			p.routes = map[string]*path{}
+		}
+		p.routes[string(p.rkey)] = r
+		p.lastRoute, p.lastName = r, append(p.lastName[:0], p.rkey...)
+	}
+	return r, nil
+}
+
+// isPlain tells whether a property list was found to need nothing special.
+
+func (p *publisher) isPlain(props []byte) bool { return string(props) == string(p.checked) }
+
+func (p *publisher) sameName(m *Publish) bool {
+	n := len(m.Exchange)
+	return len(p.lastName) == 1+n+len(m.Key) && p.lastName[0] == byte(n) &&
+		string(p.lastName[1:1+n]) == string(m.Exchange) && string(p.lastName[1+n:]) == string(m.Key)
+}
+
+func (v *VHost) findRoute(m *Publish, version uint64, special bool) (r *path, keep bool, err error) {
+	r = &path{version: version}
+	if len(m.Exchange) == 0 && isReplyKey(m.Key) {
+		r.reply = v.b.replies.find(m.Key)
+		return r, false, nil
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	keys := [][]byte{m.Key}
+	if special {
+		ccKeys(m.Properties, func(k []byte) { keys = append(keys, k) })
+	}
+	if len(m.Exchange) == 0 {
+		for _, k := range keys {
+			if q := v.queues[string(k)]; q != nil {
+				r.queues = append(r.queues, q)
+			}
+		}
+		r.sort()
+		return r, !special, nil
+	}
+	x := v.exchanges[string(m.Exchange)]
+	if x == nil {
+		return nil, false, v.noExchange(string(m.Exchange))
+	}
+	if x.spec.Internal {
+		return nil, false, errorf(AccessRefused, "cannot publish to internal exchange '%s' in vhost '%s'", x.spec.Name, v.name)
+	}
+	keep = !special
+	for _, k := range keys {
+		keep = x.collect(r, k, m.Properties, map[*exchange]bool{}) && keep
+	}
+	r.sort()
+	return r, keep, nil
+}
+
+func (r *path) sort() {
+	slices.SortFunc(r.queues, byNumber)
+	r.queues = slices.Compact(r.queues)
+}
+
+// collect gathers the queues that an exchange sends a message to, through other
+
+// exchanges too. It tells whether that depends on nothing but the key.
+
+func (x *exchange) collect(r *path, key, props []byte, seen map[*exchange]bool) (keep bool) {
+	seen[x] = true
+	keep = true
+	visit := func(b *binding) {
+		switch to := b.key.to.(type) {
+		case *Queue:
+			r.queues = append(r.queues, to)
+		case *exchange:
+			if !seen[to] {
+				keep = to.collect(r, key, props, seen) && keep
+			}
+		}
+	}
+	switch x.spec.Type {
+	case "direct":
+		for _, b := range x.byKey[string(key)] {
+			visit(b)
+		}
+	case "fanout":
+		for _, b := range x.bindings {
+			visit(b)
+		}
+	case "topic":
+		x.topic.Match(key, visit)
+	case "headers":
+		keep = false
+		headers := message.Field(props, message.Headers)
+		for _, b := range x.headers {
+			if b.match.Match(headers) {
+				visit(b)
+			}
+		}
+	}
+	return keep
+}
+
+// attach adds a binding to what its exchange routes by.
