@@ -35,6 +35,7 @@ func newExchange(v *VHost, spec ExchangeSpec) *exchange {
 	return &exchange{v: v, spec: spec, bindings: map[bindingKey]*binding{}}
 }
 
+// CheckExchange tells whether an exchange is there: nil, or NotFound.
 func (s *Session) CheckExchange(name string) error {
 	if name == "" {
 		return errDefaultExchange()

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 )
 
+// VHost is a name space of exchanges and queues.
 type VHost struct {
 	b    *Broker
 	name string
