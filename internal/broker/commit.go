@@ -1,0 +1,380 @@
+package broker
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/ferrymq/ferry/internal/journal"
+)
+
+// run is the committer: it ends when the log was shut and all is written, or
+// the journal failed.
+func (l *log) run() {
+	defer close(l.done)
+	for {
+		select {
+		case <-l.wake:
+		case <-l.b.failed:
+			return
+		}
+		for {
+			// Taking records only when a batch may start leaves as many as
+			// possible time to be settled first.
+			select {
+			case l.slots <- struct{}{}:
+			case <-l.b.failed:
+				return
+			}
+			l.mu.Lock()
+			recs, w := l.recs, l.next
+			if len(recs) == 0 {
+				shut := l.shut
+				l.busy = false
+				l.mu.Unlock()
+				<-l.slots
+				if shut {
+					l.drain()
+					return
+				}
+				break
+			}
+			l.recs, l.spare, l.next = l.spare[:0], nil, nil
+			l.busy = true
+			l.bytes = 0
+			l.mu.Unlock()
+			l.encode(recs, w)
+			clear(recs)
+			if cap(recs) <= 64<<10 {
+				l.spare = recs[:0]
+			}
+		}
+	}
+}
+
+// drain waits until no batch is in flight.
+func (l *log) drain() {
+	for range cap(l.slots) {
+		select {
+		case l.slots <- struct{}{}:
+		case <-l.b.failed:
+			return
+		}
+	}
+}
+
+// shutdown writes what is pending and ends the committer.
+func (l *log) shutdown() {
+	l.mu.Lock()
+	l.shut = true
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	<-l.done
+}
+
+// confirmRange is a run of publishes that a batch makes safe.
+type confirmRange struct {
+	ch       *Channel
+	from, to uint64
+}
+
+// batchBuffers are what a batch is encoded into; they are used again when it
+// is durable.
+type batchBuffers struct {
+	head     []byte
+	small    []byte
+	cuts     []pieceCut
+	pieces   [][]byte
+	size     int
+	msgs     []*stored
+	confirms []confirmRange
+	moved    []movedMessage
+	waiters  []*waiter
+	inTx     bool // it ends within a transaction
+}
+
+type movedMessage struct {
+	m    *stored
+	done func(*stored)
+}
+
+// pieceCut says that a large block stands behind the first at bytes of small.
+type pieceCut struct {
+	at    int
+	block []byte
+}
+
+func (bb *batchBuffers) reset() {
+	clear(bb.cuts)
+	clear(bb.pieces)
+	clear(bb.msgs)
+	clear(bb.confirms)
+	clear(bb.waiters)
+	clear(bb.moved)
+	*bb = batchBuffers{
+		head: bb.head[:0], small: bb.small[:0], cuts: bb.cuts[:0], pieces: bb.pieces[:0],
+		msgs: bb.msgs[:0], confirms: bb.confirms[:0], waiters: bb.waiters[:0], moved: bb.moved[:0],
+	}
+}
+
+func (bb *batchBuffers) body(block []byte) (offset int) {
+	offset = bb.size
+	bb.size += len(block)
+	if len(block) >= inPiece {
+		bb.cuts = append(bb.cuts, pieceCut{len(bb.small), block})
+	} else {
+		bb.small = append(bb.small, block...)
+	}
+	return offset
+}
+
+// encode turns records into batches and hands them to the journal. It owns one
+// slot, and takes more for more batches.
+func (l *log) encode(recs []record, w *waiter) {
+	bb := l.buffers()
+	for i := 0; i < len(recs); {
+		if bb.size >= l.batchMax || len(bb.head) >= l.batchMax {
+			l.send(bb)
+			select {
+			case l.slots <- struct{}{}:
+			case <-l.b.failed:
+				return
+			}
+			bb = l.buffers()
+		}
+		r := &recs[i]
+		switch r.kind {
+		case recNone:
+			i++
+		case recRun:
+			if int(r.m.size) > l.partMax {
+				if bb = l.encodeParts(bb, r, []target{{r.q, r.seq}}); bb == nil {
+					return
+				}
+				i++
+				continue
+			}
+			n, size := 1, bb.size+int(r.m.size)
+			for i+n < len(recs) && size < l.batchMax {
+				x := &recs[i+n]
+				if x.kind != recRun || x.q != r.q || x.seq != r.seq+uint64(n) || int(x.m.size) > l.partMax {
+					break
+				}
+				size += int(x.m.size)
+				n++
+			}
+			bb.head = append(bb.head, recRun)
+			bb.head = binary.AppendUvarint(bb.head, r.q)
+			bb.head = binary.AppendUvarint(bb.head, r.seq)
+			bb.head = binary.AppendUvarint(bb.head, uint64(n))
+			for k := range n {
+				x := &recs[i+k]
+				bb.head = binary.AppendUvarint(bb.head, uint64(x.m.size))
+				l.place(bb, x)
+			}
+			i += n
+		case recMany:
+			if int(r.m.size) > l.partMax {
+				if bb = l.encodeParts(bb, r, r.ext.targets); bb == nil {
+					return
+				}
+				i++
+				continue
+			}
+			at := len(bb.head)
+			bb.head = append(bb.head, recMany)
+			bb.head = appendTargets(bb.head, r.ext.targets)
+			bb.head = binary.AppendUvarint(bb.head, uint64(r.m.size))
+			r.m.setHead(len(bb.head) - at)
+			l.place(bb, r)
+			i++
+		case recSettle:
+			bb.head = append(bb.head, recSettle)
+			bb.head = binary.AppendUvarint(bb.head, r.q)
+			bb.head = binary.AppendUvarint(bb.head, r.seq)
+			bb.head = binary.AppendUvarint(bb.head, r.n)
+			i++
+		default:
+			switch r.kind {
+			case recTxBegin:
+				l.open = true
+			case recTxEnd:
+				l.open = false
+			}
+			bb.head = append(bb.head, r.kind)
+			if r.ext != nil {
+				bb.head = append(bb.head, r.ext.blob...)
+				if r.ext.placed != nil {
+					r.ext.placed(l.pos + 1)
+				}
+			}
+			i++
+		}
+	}
+	if w != nil {
+		bb.waiters = append(bb.waiters, w)
+	}
+	l.send(bb)
+}
+
+func appendTargets(dst []byte, targets []target) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(targets)))
+	for _, t := range targets {
+		dst = binary.AppendUvarint(dst, t.queue)
+		dst = binary.AppendUvarint(dst, t.seq)
+	}
+	return dst
+}
+
+// place puts a message's block into the batch that will be at the next
+// position.
+func (l *log) place(bb *batchBuffers, r *record) {
+	m := r.m
+	m.seal()
+	m.ref = journal.Ref{Position: l.pos + 1, Offset: uint32(bb.body(m.block())), Length: m.size}
+	m.placed.Store(inJournal)
+	bb.msgs = append(bb.msgs, m)
+	bb.confirm(r)
+}
+
+func (bb *batchBuffers) confirm(r *record) {
+	if r.ext != nil && r.ext.moved != nil {
+		bb.moved = append(bb.moved, movedMessage{r.m, r.ext.moved})
+	}
+	if r.ch == nil {
+		return
+	}
+	if n := len(bb.confirms); n > 0 && bb.confirms[n-1].ch == r.ch && bb.confirms[n-1].to+1 == r.tag {
+		bb.confirms[n-1].to = r.tag
+		return
+	}
+	bb.confirms = append(bb.confirms, confirmRange{r.ch, r.tag, r.tag})
+}
+
+// encodeParts writes a large block in parts, each in the batch that is open, so
+// that it neither needs a batch of its own size nor holds up what else waits.
+// nil: the broker failed.
+func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchBuffers {
+	r.m.seal()
+	block := r.m.block()
+	var refs []journal.Ref
+	for at := 0; at < len(block); at += l.partMax {
+		if bb.size >= l.batchMax {
+			l.send(bb)
+			select {
+			case l.slots <- struct{}{}:
+			case <-l.b.failed:
+				return nil
+			}
+			bb = l.buffers()
+		}
+		part := block[at:min(at+l.partMax, len(block))]
+		bb.head = append(bb.head, recPart)
+		bb.head = binary.AppendUvarint(bb.head, targets[0].queue)
+		bb.head = binary.AppendUvarint(bb.head, targets[0].seq)
+		bb.head = binary.AppendUvarint(bb.head, uint64(len(part)))
+		refs = append(refs, journal.Ref{Position: l.pos + 1, Offset: uint32(bb.body(part)), Length: uint32(len(part))})
+	}
+	bb.head = append(bb.head, recParts)
+	bb.head = appendTargets(bb.head, targets)
+	bb.head = binary.AppendUvarint(bb.head, uint64(len(refs)))
+	for _, ref := range refs {
+		bb.head = binary.AppendUvarint(bb.head, ref.Position)
+		bb.head = binary.AppendUvarint(bb.head, uint64(ref.Offset))
+		bb.head = binary.AppendUvarint(bb.head, uint64(ref.Length))
+	}
+	r.m.parts = &parts{refs: refs, targets: slices.Clone(targets)}
+	r.m.ref = refs[len(refs)-1]
+	r.m.placed.Store(inJournal)
+	bb.msgs = append(bb.msgs, r.m)
+	bb.confirm(r)
+	return bb
+}
+
+func (l *log) buffers() *batchBuffers {
+	select {
+	case bb := <-l.free:
+		return bb
+	default:
+		return &batchBuffers{}
+	}
+}
+
+// send hands a batch to the journal.
+func (l *log) send(bb *batchBuffers) {
+	bb.inTx = l.open
+	at := 0
+	for _, c := range bb.cuts {
+		if c.at > at {
+			bb.pieces = append(bb.pieces, bb.small[at:c.at])
+			at = c.at
+		}
+		bb.pieces = append(bb.pieces, c.block)
+	}
+	if len(bb.small) > at {
+		bb.pieces = append(bb.pieces, bb.small[at:])
+	}
+	size := int64(len(bb.head) + bb.size)
+	// A transaction stays in one segment: without its end, which goes when that
+	// is dropped, a replay would take all behind its beginning for a part of it.
+	if !l.inTx && (l.segBytes > 0 && l.segBytes+size > l.segmentMax || l.roll.Swap(false) && l.segBytes > 0) {
+		l.seg++
+		l.segBytes = 0
+	}
+	l.inTx = bb.inTx
+	l.segBytes += size
+	l.pos++
+	pos, seg := l.pos, l.seg
+
+	l.mu.Lock()
+	s := l.segs[seg]
+	if s == nil {
+		s = &segment{number: seg, first: pos}
+		l.addSegmentLocked(s)
+	}
+	s.last = pos
+	l.sent = pos
+	s.bytes += size
+	for _, m := range bb.msgs {
+		m.segment = uint32(seg)
+		if m.logged <= 0 {
+			continue // settled meanwhile
+		}
+		l.accountLocked(m)
+	}
+	l.mu.Unlock()
+
+	l.j.Append(journal.Batch{
+		Position: pos, Epoch: l.epoch, Segment: seg, Checkpoint: l.checkpoint.Load(),
+		Head: bb.head, Body: bb.pieces,
+	}, func(err error) { l.appended(bb, pos, err) })
+}
+
+// appended runs when a batch is durable, or nothing is known of it.
+func (l *log) appended(bb *batchBuffers, pos uint64, err error) {
+	if err != nil {
+		l.b.fail(err)
+		<-l.slots
+		return
+	}
+	l.durable.Store(pos)
+	for _, c := range bb.confirms {
+		c.ch.confirmNow(c.from, c.to)
+	}
+	for _, mv := range bb.moved {
+		mv.done(mv.m)
+	}
+	for _, w := range bb.waiters {
+		close(w.done)
+	}
+	bb.reset()
+	if cap(bb.small) <= 4*batchBody {
+		select {
+		case l.free <- bb:
+		default:
+		}
+	}
+	<-l.slots
+}
