@@ -8,12 +8,11 @@ import (
 
 // A request is an append on its way.
 type request struct {
-	record     encoder
-	segment    uint64
-	position   uint64
-	err        error // it is refused, nothing is written
-	done       func(error)
-	superseded bool // set by the writer
+	record   encoder
+	segment  uint64
+	position uint64
+	err      error // it is refused, nothing is written
+	done     func(error)
 }
 
 // Append implements journal.Journal. The checksums are computed here, while

@@ -170,9 +170,16 @@ func TestDamageBelowSynced(t *testing.T) {
 		place int64 // in the record
 		torn  bool
 	}{
-		{0, 0, false}, {0, 60, false}, {0, 70, false},
-		{1, 4, false}, {1, 50, false}, {1, 66, false},
-		{2, 0, true}, {2, 50, true}, {2, 66, true}, {2, int64(at[2].bodyAt() - at[2].recordAt()), true},
+		{0, 0, false},
+		{0, 60, false},
+		{0, 70, false},
+		{1, 4, false},
+		{1, 50, false},
+		{1, 66, false},
+		{2, 0, true},
+		{2, 50, true},
+		{2, 66, true},
+		{2, at[2].bodyAt() - at[2].recordAt(), true},
 	} {
 		bad := bytes.Clone(files[name])
 		offset := at[test.batch].recordAt()

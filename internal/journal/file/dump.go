@@ -3,7 +3,6 @@ package file
 import (
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 
 	"github.com/ferrymq/ferry/internal/journal"
@@ -99,9 +98,9 @@ func (d *dumper) records(sc *scan) error {
 		switch {
 		case err == nil:
 			err = d.record(sc, &r)
-		case err == io.EOF:
+		case errors.Is(err, errEnd):
 			return nil
-		case err == errZeros:
+		case errors.Is(err, errZeros):
 			var end int64
 			end, err = lastNonZero(sc.w, at)
 			if err == nil && end == at {

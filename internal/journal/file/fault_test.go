@@ -41,7 +41,7 @@ func failOnce(t *testing.T, op vfs.Op, forever bool, n int) {
 			acked = p
 		case first == nil:
 			first = err
-		case err != first || !errors.Is(err, syscall.EIO):
+		case !errors.Is(err, first) || !errors.Is(err, syscall.EIO):
 			t.Errorf("%s %d: got %v after %v", op, n, err, first)
 		}
 	}
@@ -105,7 +105,7 @@ func TestPendingAppendsFail(t *testing.T) {
 	close(release)
 	first := <-done
 	for range inFlight - 1 {
-		if err := <-done; !errors.Is(err, syscall.EIO) || err != first {
+		if err := <-done; !errors.Is(err, syscall.EIO) || !errors.Is(err, first) {
 			t.Errorf("got %v and %v", first, err)
 		}
 	}

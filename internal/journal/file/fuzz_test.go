@@ -1,10 +1,6 @@
 package file
 
-import (
-	"testing"
-
-	"github.com/ferrymq/ferry/internal/vfs"
-)
+import "testing"
 
 // FuzzSegment opens a journal of one damaged segment, which must not crash
 // whatever the bytes are, and dumps it.
@@ -63,7 +59,7 @@ func sealedOnly(t *testing.T, p []byte) {
 	if err == nil && (s.last < s.first || s.sealAt <= 0) {
 		t.Errorf("a sealed segment without batches: %+v", s)
 	}
-	if _, err := readIndex(f.(vfs.File), 1); (err == nil) != (s != nil) {
+	if _, err := readIndex(f, 1); (err == nil) != (s != nil) {
 		t.Errorf("the index: %v", err)
 	}
 }

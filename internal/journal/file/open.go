@@ -46,7 +46,7 @@ func (j *Journal) open(opts Options) (err error) {
 	}
 	j.lock, err = j.fs.Lock(j.dir)
 	if errors.Is(err, vfs.ErrLocked) {
-		return fmt.Errorf("%w: %v", journal.ErrLocked, err)
+		return fmt.Errorf("%w: %w", journal.ErrLocked, err)
 	}
 	if err != nil {
 		return err

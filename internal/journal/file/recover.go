@@ -280,7 +280,7 @@ func readSeal(w *window, h *fileHeader) (record, error) {
 		return record{}, noSeal
 	}
 	seal, err := readRecord(w, at)
-	if err == errZeros {
+	if errors.Is(err, errZeros) {
 		err = noSeal
 	}
 	if err != nil {

@@ -21,7 +21,7 @@ func (j *Journal) Replay(ctx context.Context, from, to uint64, bodies bool, visi
 			if next == nil {
 				return nil
 			}
-			holder, from = next, next.first
+			from = next.first
 			continue
 		}
 		if from > to {

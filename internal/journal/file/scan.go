@@ -31,14 +31,17 @@ type damage struct {
 
 func (d *damage) Error() string { return fmt.Sprintf("offset %d: %s", d.at, d.reason) }
 
+// errEnd says that the file ends where a record could begin.
+var errEnd = errors.New("end of the file")
+
 // errZeros says that a record could begin here, but zeros do.
 var errZeros = errors.New("zeros")
 
 // readRecord reads the record at offset at, without its body. The error is
-// io.EOF at the end of the file, errZeros, a *damage, or that of the medium.
+// errEnd at the end of the file, errZeros, a *damage, or that of the medium.
 func readRecord(w *window, at int64) (record, error) {
 	if at == w.size {
-		return record{}, io.EOF
+		return record{}, errEnd
 	}
 	if at+recordHeaderSize > w.size {
 		p, err := w.bytes(at, int(w.size-at))
@@ -196,9 +199,9 @@ func (s *scan) all() error {
 		_, err := s.step()
 		switch {
 		case err == nil:
-		case err == io.EOF:
+		case errors.Is(err, errEnd):
 			return nil
-		case err == errZeros:
+		case errors.Is(err, errZeros):
 			n, err := lastNonZero(s.w, s.end)
 			if err == nil && n > s.end {
 				err = &damage{s.end, "something other than zeros follows the last record"}

@@ -65,7 +65,10 @@ func testHeadStays(f *fixture) {
 	}
 	b := f.batch(2)
 	b.Position = 1
-	f.refused(b)
+	var conflict *journal.ConflictError
+	if err := f.refused(b); !errors.As(err, &conflict) {
+		f.Errorf("append at position 1 after 4: got %v, want a ConflictError", err)
+	}
 	f.fill(3, 1)
 	f.drop(2)
 	f.reopen()
