@@ -36,7 +36,9 @@ func TestNetConnBeginsWithWhatIsBuffered(t *testing.T) {
 	c.In.Discard(1)
 	nc := c.NetConn()
 	mustWrite(t, near, []byte(" world"))
-	near.(*net.TCPConn).CloseWrite()
+	if err := near.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
 	got, err := io.ReadAll(nc)
 	if err != nil || string(got) != "ello world" {
 		t.Errorf("read %q, %v", got, err)

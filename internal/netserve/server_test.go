@@ -116,8 +116,10 @@ func TestSlowPeersAreCut(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				cfg := Config{TLS: mustCertificates(t, files),
-					Protocols: []Protocol{{Match: Prefix("AMQP"), Handle: login}}}
+				cfg := Config{
+					TLS:       mustCertificates(t, files),
+					Protocols: []Protocol{{Match: Prefix("AMQP"), Handle: login}},
+				}
 				f := serve(t, cfg, login)
 				start := time.Now()
 				nc := f.dial()
@@ -319,8 +321,10 @@ func TestHandoffServesHTTP(t *testing.T) {
 	web := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "hello %s", r.URL.Path)
 	})}
-	srv, err := New(Config{Endpoints: []Endpoint{{"http", l, say("default")}},
-		Protocols: []Protocol{{"http", Prefix("GET "), h.Handle}}})
+	srv, err := New(Config{
+		Endpoints: []Endpoint{{"http", l, say("default")}},
+		Protocols: []Protocol{{"http", Prefix("GET "), h.Handle}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

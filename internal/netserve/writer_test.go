@@ -49,7 +49,7 @@ func TestFlushWritesPiecesInOrder(t *testing.T) {
 	add([]byte("x"))
 	first := c.Out.Flush()
 	add([]byte("y"))
-	if err := c.Out.Flush(); err == nil || err != first || c.Out.Err() != first {
+	if err := c.Out.Flush(); err == nil || !errors.Is(err, first) || !errors.Is(c.Out.Err(), first) {
 		t.Errorf("errors after Close: %v, %v", first, err)
 	}
 }

@@ -42,8 +42,11 @@ func TestMatchFollowsTheDefinitionOfTopics(t *testing.T) {
 		yes, no []string
 	}{
 		// RabbitMQ's tutorial five.
-		{"*.orange.*", []string{"quick.orange.rabbit", "lazy.orange.elephant", "quick.orange.fox"},
-			[]string{"lazy.brown.fox", "orange", "quick.orange.new.rabbit", "quick.brown.fox"}},
+		{
+			"*.orange.*",
+			[]string{"quick.orange.rabbit", "lazy.orange.elephant", "quick.orange.fox"},
+			[]string{"lazy.brown.fox", "orange", "quick.orange.new.rabbit", "quick.brown.fox"},
+		},
 		{"*.*.rabbit", []string{"quick.orange.rabbit", "lazy.pink.rabbit"}, []string{"lazy.orange.elephant"}},
 		{"lazy.#", []string{"lazy", "lazy.orange.elephant", "lazy.orange.new.rabbit"}, []string{"quick.orange.fox"}},
 		// AMQP 0-9-1 specification 3.1.3.3.

@@ -1,6 +1,7 @@
 package amqpwire_test
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
@@ -55,7 +56,7 @@ func Example_message() {
 // An error carries what the peer is to be told.
 func ExampleError() {
 	_, err := amqpwire.ParseMethod([]byte{0, 50, 0, 10, 0, 0, 32, 'a', 'b', 'c'})
-	if e, ok := err.(*amqpwire.Error); ok {
+	if e, ok := errors.AsType[*amqpwire.Error](err); ok {
 		fmt.Println(e.Code, e, e.Class, e.Method, amqpwire.IsHard(e.Code))
 	}
 	// Output:
