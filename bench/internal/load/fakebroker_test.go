@@ -103,35 +103,35 @@ func (b *fakeBroker) serve(t *testing.T, c *fakeConn) {
 			}
 			switch f.Method() {
 			case amqp.ConnectionStartOK:
-				c.Write(reply(amqp.ConnectionTune, 0, 0, 0, 0, 0, 16, 0, 0, 0)) // frames of 4096
+				c.send(reply(amqp.ConnectionTune, 0, 0, 0, 0, 0, 16, 0, 0, 0)) // frames of 4096
 			case amqp.ConnectionOpen:
-				c.Write(reply(amqp.ConnectionOpenOK, 0, 0))
+				c.send(reply(amqp.ConnectionOpenOK, 0, 0))
 			case amqp.ChannelOpen:
-				c.Write(reply(amqp.ChannelOpenOK, 1, 0, 0, 0, 0))
+				c.send(reply(amqp.ChannelOpenOK, 1, 0, 0, 0, 0))
 			case amqp.QueueDeclare:
 				name, _ := short(args[2:])
 				if b.queues[name] == nil {
 					b.queues[name] = &fakeQueue{}
 				}
-				c.Write(reply(amqp.QueueDeclareOK, 1, 1, 'q', 0, 0, 0, byte(len(b.queues[name].held)), 0, 0, 0, 0))
+				c.send(reply(amqp.QueueDeclareOK, 1, 1, 'q', 0, 0, 0, byte(len(b.queues[name].held)), 0, 0, 0, 0))
 			case amqp.QueueDelete:
 				name, _ := short(args[2:])
 				delete(b.queues, name)
-				c.Write(reply(amqp.QueueDeleteOK, 1, 0, 0, 0, 0))
+				c.send(reply(amqp.QueueDeleteOK, 1, 0, 0, 0, 0))
 			case amqp.QueueBind:
-				c.Write(reply(amqp.QueueBindOK, 1))
+				c.send(reply(amqp.QueueBindOK, 1))
 			case amqp.ExchangeDeclare:
-				c.Write(reply(amqp.ExchangeDeclareOK, 1))
+				c.send(reply(amqp.ExchangeDeclareOK, 1))
 			case amqp.ExchangeDelete:
-				c.Write(reply(amqp.ExchangeDeleteOK, 1))
+				c.send(reply(amqp.ExchangeDeleteOK, 1))
 			case amqp.BasicQos:
-				c.Write(reply(amqp.BasicQosOK, 1))
+				c.send(reply(amqp.BasicQosOK, 1))
 			case amqp.ConfirmSelect:
 				c.confirm = true
-				c.Write(reply(amqp.ConfirmSelectOK, 1))
+				c.send(reply(amqp.ConfirmSelectOK, 1))
 			case amqp.BasicConsume:
 				name, _ := short(args[2:])
-				c.Write(reply(amqp.BasicConsumeOK, 1, 1, 'c'))
+				c.send(reply(amqp.BasicConsumeOK, 1, 1, 'c'))
 				q := b.queues[name]
 				q.consumer = c
 				for _, m := range q.held {
@@ -139,7 +139,7 @@ func (b *fakeBroker) serve(t *testing.T, c *fakeConn) {
 				}
 				q.held = nil
 			case amqp.ConnectionClose:
-				c.Write(reply(amqp.ConnectionCloseOK, 0))
+				c.send(reply(amqp.ConnectionCloseOK, 0))
 			case amqp.BasicAck:
 				tag := binary.BigEndian.Uint64(args)
 				b.acked += int(tag - c.acked)
@@ -177,7 +177,7 @@ func (b *fakeBroker) serve(t *testing.T, c *fakeConn) {
 						if b.refuse {
 							m = amqp.BasicNack
 						}
-						c.Write(reply(m, 1, append(binary.BigEndian.AppendUint64(nil, c.publishes), 0)...))
+						c.send(reply(m, 1, append(binary.BigEndian.AppendUint64(nil, c.publishes), 0)...))
 					}
 				}
 			}
@@ -186,8 +186,11 @@ func (b *fakeBroker) serve(t *testing.T, c *fakeConn) {
 	}
 }
 
+// send writes; whether the client still is there is not for the broker to say.
+func (c *fakeConn) send(p []byte) { _, _ = c.Write(p) }
+
 func (c *fakeConn) deliver(message []byte) {
 	c.delivered++
 	args := append([]byte{1, 'c'}, binary.BigEndian.AppendUint64(nil, c.delivered)...)
-	c.Write(append(reply(amqp.BasicDeliver, 1, append(args, 0, 0, 0)...), message...))
+	c.send(append(reply(amqp.BasicDeliver, 1, append(args, 0, 0, 0)...), message...))
 }
