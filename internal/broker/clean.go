@@ -14,11 +14,12 @@ import (
 )
 
 const (
-	cleanSlack    = 2          // segments that may be dead before cleaning begins
-	wasteMin      = 250        // thousandths of a segment that are dead when it is worth copying the rest
-	cleanStep     = 4 << 20    // bytes of bodies that are copied before the log is waited for
-	checkpointMin = 32 << 20   // bytes of dead segments that ask for a checkpoint
-	stateStep     = 256 * 1024 // bytes of a checkpoint before the log is waited for
+	cleanSlack     = 2          // segments that may be dead before cleaning begins
+	wasteMin       = 250        // thousandths of a segment that are dead when it is worth copying the rest
+	cleanStep      = 4 << 20    // bytes of bodies that are copied before the log is waited for
+	checkpointMin  = 32 << 20   // bytes of dead segments that ask for a checkpoint
+	checkpointGain = 4          // times its size that a checkpoint should give back
+	stateStep      = 256 * 1024 // bytes of a checkpoint before the log is waited for
 )
 
 var errClosing = errors.New("broker is closing")
@@ -80,7 +81,10 @@ func (b *Broker) cleanOnce() (did bool, err error) {
 	if b.alarms.disk.Load() {
 		slack = 0
 	}
-	if dead >= min(checkpointMin, l.segmentMax) || dead > 0 && slack == 0 {
+	// A checkpoint should give back several times the room it takes: with a
+	// million queues it is large.
+	worth := max(min(checkpointMin, l.segmentMax), checkpointGain*b.checkpointSize)
+	if dead >= worth || dead > 0 && slack == 0 {
 		return true, b.takeCheckpoint()
 	}
 	if total <= 2*live+slack {
@@ -155,12 +159,13 @@ func (b *Broker) takeCheckpoint() error {
 		return err
 	}
 	pos := <-began
-	written := 0
+	written, size := 0, int64(0)
 	put := func(kind recordKind, blob []byte) {
 		l.mu.Lock()
 		l.blobLocked(kind, blob)
 		l.mu.Unlock()
 		written += len(blob)
+		size += int64(len(blob))
 	}
 	for _, v := range b.allVHosts() {
 		put(recVHost, appendText(nil, v.name))
@@ -209,6 +214,7 @@ func (b *Broker) takeCheckpoint() error {
 	// The next batch says where the checkpoint is; nothing is dropped before
 	// that is durable.
 	l.checkpoint.Store(pos)
+	b.checkpointSize = size
 	if err := b.flushLog(); err != nil {
 		return err
 	}
