@@ -8,10 +8,19 @@ import (
 // AlarmConfig says when publishers are blocked. A nil function switches its
 // alarm off. An alarm ends when there is a tenth more room than it asks for.
 type AlarmConfig struct {
-	Every  time.Duration              // between looks; 0: 250 ms
+	Every  time.Duration              // between looks, at most; 0: 250 ms
 	Memory func() (used, limit int64) // bytes
 	Disk   func() (free, limit int64) // bytes
 }
+
+const (
+	// fillRate is how fast a disk is taken to fill up at most, bytes a second.
+	// The less room is left before the alarm, the sooner it is looked at again:
+	// publishers must be blocked before nothing at all can be written.
+	fillRate = 1 << 30
+	// alarmEveryMin is the shortest time between looks.
+	alarmEveryMin = 5 * time.Millisecond
+)
 
 type alarms struct {
 	memory, disk atomic.Bool
@@ -24,21 +33,28 @@ func (b *Broker) alarmLoop() {
 	if every == 0 {
 		every = 250 * time.Millisecond
 	}
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
 	for {
-		b.checkAlarms()
+		next := every
+		if room := b.checkAlarms(); room >= 0 && room < fillRate {
+			next = min(every, max(time.Duration(room)*time.Second/fillRate, alarmEveryMin))
+		}
+		timer := time.NewTimer(next)
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-b.quit:
+			timer.Stop()
 			return
 		case <-b.failed:
+			timer.Stop()
 			return
 		}
 	}
 }
 
-func (b *Broker) checkAlarms() {
+// checkAlarms begins and ends alarms. room is how much may still be written
+// before the disk's begins, bytes; negative if that is not known, or it is on.
+func (b *Broker) checkAlarms() (room int64) {
+	room = -1
 	a := &b.cfg.Alarms
 	if a.Memory != nil {
 		used, limit := a.Memory()
@@ -54,6 +70,9 @@ func (b *Broker) checkAlarms() {
 		free, limit := a.Disk()
 		was := b.alarms.disk.Load()
 		disk = !was && free < limit || was && free < limit+limit/10
+		if !disk && limit > 0 {
+			room = free - limit
+		}
 	}
 	st := b.log.j.Status()
 	if st.Low != nil && st.Waiting == nil {
@@ -71,6 +90,7 @@ func (b *Broker) checkAlarms() {
 	default:
 		b.setBlocked("")
 	}
+	return room
 }
 
 // setBlocked begins or ends the blocking of publishers.
