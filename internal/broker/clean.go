@@ -105,6 +105,8 @@ func (b *Broker) cleanOnce() (did bool, err error) {
 			return false, nil
 		case s.last >= l.checkpoint.Load():
 			return true, b.takeCheckpoint()
+		case !b.roomToMove(s):
+			return false, nil
 		default:
 			return true, b.moveLive(s)
 		}
@@ -114,6 +116,17 @@ func (b *Broker) cleanOnce() (did bool, err error) {
 
 // waste is the dead part of a segment, in thousandths.
 func (s *segment) waste() int64 { return (s.bytes - s.live) * 1000 / max(s.bytes, 1) }
+
+// roomToMove tells whether the disk has room for a second copy of what is live in
+// a segment. Where it has not, the copies would fill it, ahead in the log of the
+// settlements that give room back.
+func (b *Broker) roomToMove(s segment) bool {
+	if b.cfg.Alarms.Disk == nil {
+		return true
+	}
+	free, limit := b.cfg.Alarms.Disk()
+	return limit == 0 || s.live <= free/2 // without a limit free may not be known
+}
 
 // dropDead drops the segments that no live message and no settlement behind
 // the checkpoint needs.
