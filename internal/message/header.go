@@ -94,9 +94,11 @@ func Header(list []byte, name string) (any, bool) {
 // Decode turns an encoded value into a Go value: nil, bool, int64, uint64 (only
 // where int64 cannot hold it), float64, Decimal, string, []byte, time.Time,
 // []any or map[string]any. Integers of all widths become int64, so that equal
-// numbers compare equal.
+// numbers compare equal. v is what NextHeader or NextElement gave, and depth how
+// many lists and arrays it is in, the whole list apart. ok is false when
+// something in it is damaged or nests deeper than MaxNesting.
 func Decode(kind byte, v []byte, depth int) (any, bool) {
-	if depth > MaxNesting {
+	if depth >= MaxNesting && (kind == 'A' || kind == 'F') {
 		return nil, false
 	}
 	be := binary.BigEndian
@@ -162,9 +164,6 @@ func DecodeHeaders(list []byte) (map[string]any, bool) {
 }
 
 func decodeList(list []byte, depth int) (any, bool) {
-	if depth > MaxNesting {
-		return nil, false
-	}
 	out := map[string]any{}
 	for len(list) > 0 {
 		n, k, e, rest, ok := NextHeader(list)
