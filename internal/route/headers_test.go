@@ -286,6 +286,66 @@ func FuzzHeaders(f *testing.F) {
 	})
 }
 
+// FuzzHeadersArgs takes both the arguments of a binding and the headers of a
+// message off the wire, and holds the answer against the definition.
+func FuzzHeadersArgs(f *testing.F) {
+	list := header(nil, "a", 'S', text("x")...)
+	list = header(list, "b", 'I', 0, 0, 0, 3)
+	list = header(list, "x-c", 'V')
+	for _, mode := range []string{"all", "any", "all-with-x", "any-with-x", "none"} {
+		f.Add(header(list, "x-match", 'S', text(mode)...), list)
+	}
+	f.Add(header(nil, "x-match", 't', 1), list)
+	f.Add(header(nil, "b", 'd', u64(math.Float64bits(3))...), list)
+	f.Add(list, list[:len(list)-1])
+	f.Fuzz(func(t *testing.T, arguments, headers []byte) {
+		a, ok := message.DecodeHeaders(arguments)
+		if !ok {
+			return
+		}
+		m, err := ParseHeadersArgs(a)
+		if err != nil {
+			if !errors.Is(err, ErrBinding) {
+				t.Fatal(err)
+			}
+			return
+		}
+		mode, _ := a["x-match"].(string)
+		mode, withX := strings.CutSuffix(mode, "-with-x")
+		asked, equal := 0, 0
+		for name, v := range a {
+			if name == "x-match" || !withX && strings.HasPrefix(name, "x-") {
+				continue
+			}
+			asked++
+			want, err := valueOf(v)
+			if err != nil {
+				t.Fatalf("%T is taken in arguments and cannot be compared: %v", v, err)
+			}
+			for rest := headers; ; {
+				n, kind, value, next, ok := message.NextHeader(rest)
+				if !ok {
+					break
+				}
+				if string(n) == name {
+					if want.equal(kind, value) {
+						equal++
+					}
+					break
+				}
+				rest = next
+			}
+		}
+		want := equal == asked
+		if mode == "any" {
+			want = equal > 0
+		}
+		if got := m.Match(headers); got != want {
+			t.Fatalf("arguments %v, headers %x: %t; %d asked, %d equal", a, headers, got, asked, equal)
+		}
+	})
+}
+
 func BenchmarkHeadersMatch(b *testing.B) {
 	m, err := ParseHeadersArgs(args{"format": "pdf", "type": "report", "level": int64(3)})
 	if err != nil {
