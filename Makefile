@@ -1,6 +1,9 @@
 # Every target with a description after ## is listed by `make`.
 
-MODULES := . bench conformance tools
+# Every directory with a go.mod is a module: what only tests, measurements and
+# tools need is not inherited by who uses the client.
+MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod))
+TESTED  := $(filter-out tools,$(MODULES))
 TOOL    := go tool -modfile=$(CURDIR)/tools/go.mod
 
 # How long each fuzz target runs.
@@ -18,7 +21,7 @@ build: ## build bin/ferry
 	CGO_ENABLED=0 go build -trimpath -o bin/ferry ./cmd/ferry
 
 .PHONY: setup
-setup: ## install what the tests need: RabbitMQ, pika, amqplib
+setup: ## install what the tests need: RabbitMQ, pika, amqplib, strace
 	scripts/setup
 
 .PHONY: fmt
@@ -38,11 +41,14 @@ check: ## format, tidiness, vet, lint, the shape of the repository
 	@echo '== shape'
 	@go test -count=1 ./internal/archtest
 
+# The other modules run binaries that they build, which the cache of test
+# results knows nothing of. What fails does not keep the rest from running.
 .PHONY: test
 test: setup ## every test, with the race detector; sets itself up
-	go test $(TESTFLAGS) ./...
-	cd bench && go test $(TESTFLAGS) ./...
-	cd conformance && go test $(TESTFLAGS) ./...
+	@failed=; for m in $(TESTED); do \
+		echo "== go test: $$m"; \
+		(cd $$m && go test $(TESTFLAGS) $$(test $$m = . || echo -count=1) ./...) || failed="$$failed $$m"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (20s)
@@ -52,6 +58,13 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 bench: setup ## measure beside RabbitMQ, and print the table
 	cd bench && go run ./run $(BENCHFLAGS)
 
+# Crashes and damage at every place and not at some, random histories for longer,
+# more and longer loads. The tables that show it are in the output.
+CRASHES    := Crash|PowerCut|Killed|Flipped|Damage|Fail|Partial|NoSpace
+CHAOSFLAGS ?= -race -count=1 -timeout 3h -v
 .PHONY: chaos
-chaos: ## the faults of the tests, for much longer
-	FERRY_LONG=1 go test -race -count=1 -timeout 3h -v -run 'Crash|Chaos|Kill|Fault|Model|Disk' ./...
+chaos: export FERRY_LONG = 1
+chaos: setup ## the faults of the tests, for much longer
+	go test $(CHAOSFLAGS) -run '$(CRASHES)' ./internal/broker ./internal/journal/...
+	test ! -d model || (cd model && go test $(CHAOSFLAGS) ./... -rapid.checks=5000)
+	test ! -d chaos || (cd chaos && go test $(CHAOSFLAGS) ./...)
