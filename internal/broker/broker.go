@@ -65,7 +65,7 @@ type Broker struct {
 	alarms  alarms
 	blocked atomic.Pointer[string] // why publishers are blocked, nil if they are not
 
-	checkpointSize int64 // bytes of the newest checkpoint; of the cleaner's goroutine
+	checkpointSize atomic.Int64 // bytes of the newest checkpoint
 
 	loading chan struct{}  // limits loads under way
 	tasks   sync.WaitGroup // loads and other short work

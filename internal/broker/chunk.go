@@ -26,7 +26,9 @@ type chunk struct {
 	q       *Queue
 	first   uint64 // sequence number of entries[0]
 	entries []entry
-	live    int // entries that are not gone
+	packed  []byte // instead of entries, while it is packed
+	counted bool   // what is packed is in the segments' live counts
+	live    int    // entries that are not gone
 
 	loading chan struct{} // not nil while bodies are being read back; closed after
 
@@ -44,8 +46,19 @@ type chunks struct {
 
 func (c *chunks) len() int { return len(c.list) - c.head }
 
-// at returns the chunk of a sequence number, nil if there is none.
+// at returns the chunk of a sequence number, nil if there is none. It is
+// unpacked, and listed for the evictor to be packed again.
 func (c *chunks) at(seq uint64) *chunk {
+	k := c.as(seq)
+	if k != nil && k.packed != nil {
+		k.unpack()
+		k.q.v.b.evict.add(k)
+	}
+	return k
+}
+
+// as is at, but leaves the chunk as it is.
+func (c *chunks) as(seq uint64) *chunk {
 	n := seq >> chunkShift
 	if n < c.base || n-c.base >= uint64(c.len()) {
 		return nil
@@ -79,9 +92,12 @@ func (c *chunks) slot(q *Queue, seq uint64) (*chunk, *entry) {
 	}
 	at := c.head + int(n-c.base)
 	k := c.list[at]
-	if k == nil {
+	switch {
+	case k == nil:
 		k = &chunk{q: q, first: seq}
 		c.list[at] = k
+	case k.packed != nil:
+		k.unpack()
 	}
 	if seq < k.first {
 		grown := make([]entry, int(k.first-seq)+len(k.entries))
@@ -147,7 +163,7 @@ func (c *chunks) sweep() {
 	}
 }
 
-// each calls visit with every chunk that has something in it.
+// each calls visit with every chunk that has something in it. It may be packed.
 func (c *chunks) each(visit func(*chunk)) {
 	for _, k := range c.list[c.head:] {
 		if k != nil {

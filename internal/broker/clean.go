@@ -83,7 +83,7 @@ func (b *Broker) cleanOnce() (did bool, err error) {
 	}
 	// A checkpoint should give back several times the room it takes: with a
 	// million queues it is large.
-	worth := max(min(checkpointMin, l.segmentMax), checkpointGain*b.checkpointSize)
+	worth := max(min(checkpointMin, l.segmentMax), checkpointGain*b.checkpointSize.Load())
 	if dead >= worth || dead > 0 && slack == 0 {
 		return true, b.takeCheckpoint()
 	}
@@ -227,7 +227,7 @@ func (b *Broker) takeCheckpoint() error {
 	// The next batch says where the checkpoint is; nothing is dropped before
 	// that is durable.
 	l.checkpoint.Store(pos)
-	b.checkpointSize = size
+	b.checkpointSize.Store(size)
 	if err := b.flushLog(); err != nil {
 		return err
 	}

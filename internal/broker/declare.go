@@ -267,6 +267,9 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	}
 	q.consumers = nil
 	q.chunks.each(func(k *chunk) {
+		if k.packed != nil {
+			k.unpack()
+		}
 		for i := range k.entries {
 			if m := k.entries[i].msg; m != nil {
 				q.settled = append(q.settled, settledItem{k.first + uint64(i), m})

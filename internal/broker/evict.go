@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	loadMessages = 2048    // messages read back at once
-	loadBytes    = 1 << 20 // or so many bytes
-	loadAhead    = 8       // chunks kept loaded in front of the consumers
-	loaders      = 4       // reads under way at once
+	loadAhead = 16      // chunks that may be loaded in front of the consumers
+	loadFrom  = 8       // chunks in front of the consumers that are not loaded when the next are
+	loadBytes = 1 << 20 // bytes read back at once; and of a chunk in front of the consumers that are kept
+	loaders   = 4       // reads under way at once
 )
 
 // evictor keeps the bytes of bodies in memory near a limit. It holds every
@@ -120,8 +120,9 @@ func (e *evictor) evict(k *chunk) bool {
 		e.remove(k)
 		return true
 	}
+	keep := 0 // bytes that are about to be delivered
 	if at, next := k.first>>chunkShift, q.next>>chunkShift; len(q.consumers) > 0 && at >= next && at <= next+loadAhead {
-		return false // about to be delivered
+		keep = loadBytes
 	}
 	if k.loading != nil {
 		return false
@@ -131,6 +132,11 @@ func (e *evictor) evict(k *chunk) bool {
 	for i := range k.entries {
 		m := k.entries[i].msg
 		if m == nil || m.data.Load() == nil {
+			continue
+		}
+		if keep > 0 && k.first+uint64(i) >= q.next {
+			keep -= int(m.size)
+			left++
 			continue
 		}
 		switch m.placed.Load() {
@@ -153,9 +159,10 @@ func (e *evictor) evict(k *chunk) bool {
 	}
 	e.hot.Add(int64(-freed))
 	if left > 0 {
-		return false // not on disk yet
+		return false // not on disk yet, or about to be delivered
 	}
 	e.remove(k)
+	k.pack(e.b.log, false)
 	return true
 }
 
@@ -170,9 +177,9 @@ func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
 	var ks []*chunk
 	var msgs []*stored
 	size := 0
-	last := seq>>chunkShift + loadMessages/chunkSize
-	for n := seq >> chunkShift; n < last && n-q.chunks.base < uint64(q.chunks.len()) && size < loadBytes; n++ {
-		k := q.chunks.list[q.chunks.head+int(n-q.chunks.base)]
+	last := max(seq, q.next)>>chunkShift + loadAhead
+	for n := seq >> chunkShift; n <= last && n-q.chunks.base < uint64(q.chunks.len()) && size < loadBytes; n++ {
+		k := q.chunks.at(n << chunkShift)
 		if k == nil {
 			continue
 		}
@@ -198,19 +205,19 @@ func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
 // readAheadLocked begins to read back what the consumers will come to next.
 func (q *Queue) readAheadLocked(seq uint64) {
 	n := seq>>chunkShift + 1
-	for i := range uint64(loadAhead) {
+	for i := range uint64(loadFrom) {
 		at := n + i
 		if at < q.chunks.base || at-q.chunks.base >= uint64(q.chunks.len()) {
 			return
 		}
-		k := q.chunks.list[q.chunks.head+int(at-q.chunks.base)]
-		if k == nil || len(k.entries) == 0 {
+		k := q.chunks.as(at << chunkShift)
+		if k == nil || k.live == 0 {
 			continue
 		}
 		if k.loading != nil {
 			return
 		}
-		if m := k.entries[0].msg; m != nil && m.data.Load() == nil {
+		if k.packed != nil || k.entries[0].msg != nil && k.entries[0].msg.data.Load() == nil {
 			q.loadLocked(k.first)
 			return
 		}

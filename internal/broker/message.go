@@ -26,6 +26,7 @@ type stored struct {
 	segment uint32
 
 	persistent bool
+	shared     bool   // it was published to several queues; known during a replay only
 	journaled  bool   // it has been, or will be, written to the journal
 	head       uint16 // bytes that its record takes, if it has one of its own
 	sealed     bool   // its block has its checksum; of whoever writes it out

@@ -71,14 +71,16 @@ func (b *Broker) recover(ctx context.Context, info journal.Info) error {
 				if q.next > k.first {
 					q.next = k.first
 				}
-				for i := range k.entries {
-					if m := k.entries[i].msg; m != nil {
+				for _, e := range k.peek() {
+					if m := e.msg; m != nil {
 						if !m.accounted {
 							l.accountLocked(m)
 						}
 						r.messages++
 					}
 				}
+				k.counted = true
+				k.pack(l, false)
 			})
 			q.chunks.sweep()
 		}
@@ -194,6 +196,7 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		}
 		m := r.message(pos, seg, offset, size)
 		m.setHead(before - len(rd.b) + 1)
+		m.shared = len(targets) > 1
 		for _, t := range targets {
 			r.place(t.queue, t.seq, m)
 		}
@@ -312,6 +315,9 @@ func (r *replayer) place(queue, seq uint64, m *stored) {
 	m.holders.Add(1)
 	*e = entry{msg: m, state: ready, redelivered: true}
 	q.tail = max(q.tail, seq+1)
+	if (seq+1)&(chunkSize-1) == 0 {
+		k.pack(r.b.log, true) // a long backlog needs no memory for its index
+	}
 }
 
 func (r *replayer) release(m *stored) {
@@ -353,9 +359,9 @@ func (r *replayer) settle(q *Queue, first, n uint64) {
 
 func (r *replayer) dropQueue(q *Queue) {
 	q.chunks.each(func(k *chunk) {
-		for i := range k.entries {
-			if m := k.entries[i].msg; m != nil {
-				r.release(m)
+		for _, e := range k.peek() {
+			if e.msg != nil {
+				r.release(e.msg)
 			}
 		}
 	})
@@ -476,9 +482,9 @@ func (q *Queue) stateRecordLocked() []byte {
 		at = seq + 1
 	}
 	q.chunks.each(func(k *chunk) {
-		if k.live == len(k.entries) {
+		if k.packed != nil || k.live == len(k.entries) {
 			live(k.first)
-			at = k.first + uint64(len(k.entries))
+			at = k.first + uint64(k.live)
 			return
 		}
 		for i := range k.entries {
