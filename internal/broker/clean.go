@@ -129,7 +129,8 @@ func (b *Broker) roomToMove(s segment) bool {
 }
 
 // dropDead drops the segments that no live message and no settlement behind
-// the checkpoint needs.
+// the checkpoint needs. One that holds nothing but messages need not wait for a
+// checkpoint, which may not find room.
 func (b *Broker) dropDead() error {
 	l := b.log
 	checkpoint := l.checkpoint.Load()
@@ -140,7 +141,7 @@ func (b *Broker) dropDead() error {
 		newest = max(newest, n)
 	}
 	for n, s := range l.segs {
-		if n != newest && s.live <= 0 && s.last < checkpoint && s.last <= l.durable.Load() {
+		if n != newest && s.live <= 0 && (s.last < checkpoint || !s.mixed) && s.last <= l.durable.Load() {
 			dead = append(dead, n)
 			l.dropSegmentLocked(n)
 		}

@@ -93,6 +93,7 @@ type batchBuffers struct {
 	moved    []movedMessage
 	waiters  []*waiter
 	inTx     bool // it ends within a transaction
+	mixed    bool // it has more than messages
 }
 
 type movedMessage struct {
@@ -145,6 +146,7 @@ func (l *log) encode(recs []record, w *waiter) {
 			bb = l.buffers()
 		}
 		r := &recs[i]
+		bb.mixed = bb.mixed || !plain(r.kind)
 		switch r.kind {
 		case recNone:
 			i++
@@ -335,12 +337,14 @@ func (l *log) send(bb *batchBuffers) {
 		l.addSegmentLocked(s)
 	}
 	s.last = pos
+	s.mixed = s.mixed || bb.mixed
 	l.sent = pos
 	s.bytes += size
 	for _, m := range bb.msgs {
 		m.segment = uint32(seg)
 		if m.logged <= 0 {
-			continue // settled meanwhile
+			s.mixed = true
+			continue // settled meanwhile, perhaps by a transaction
 		}
 		l.accountLocked(m)
 	}

@@ -507,6 +507,9 @@ func (s *story) crash(left *vfs.Mem, at, percent int, seed uint64) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("afterwards: %w", err), w.tryStop())
 	}
+	if !long && at%4 != 0 {
+		return w.tryStop()
+	}
 	again := left.CrashClone(percent, rand.New(rand.NewPCG(seed, 1)))
 	if err := w.tryStop(); err != nil {
 		return err

@@ -81,6 +81,7 @@ type segment struct {
 	first, last uint64 // positions
 	bytes       int64  // of all batches
 	live        int64  // of messages that are not settled
+	mixed       bool   // it holds more than messages: a checkpoint must stand for it before it goes
 }
 
 // A waiter tells when what was appended is durable.
@@ -156,6 +157,9 @@ func (l *log) settleLocked(queue uint64, items []settledItem, whole bool) {
 			l.cancelLocked(m, queue)
 			continue
 		}
+		if whole {
+			l.keepLocked(m)
+		}
 		if n := len(l.recs); n > 0 && l.recs[n-1].kind == recSettle && l.recs[n-1].q == queue && l.recs[n-1].seq+l.recs[n-1].n == seq {
 			l.recs[n-1].n++
 		} else {
@@ -180,6 +184,22 @@ func (l *log) forgetLocked(m *stored) {
 	for _, r := range m.parts.refs {
 		if s := l.segmentOfLocked(r.Position); s != nil {
 			s.live -= int64(r.Length)
+		}
+	}
+}
+
+// keepLocked keeps the segments of a message until there is a checkpoint, for
+// the message must be there if what settles it never happened.
+func (l *log) keepLocked(m *stored) {
+	if m.parts == nil {
+		if s := l.segs[uint64(m.segment)]; s != nil {
+			s.mixed = true
+		}
+		return
+	}
+	for _, r := range m.parts.refs {
+		if s := l.segmentOfLocked(r.Position); s != nil {
+			s.mixed = true
 		}
 	}
 }

@@ -60,6 +60,16 @@ const (
 	recCheckpointEnd
 )
 
+// plain tells whether a record holds a message, or nothing: it means nothing
+// any more when the message is settled.
+func plain(k recordKind) bool {
+	switch k {
+	case recNone, recRun, recMany, recParts, recPart, recEpoch:
+		return true
+	}
+	return false
+}
+
 const (
 	flagDurable = 1 << iota
 	flagAutoDelete

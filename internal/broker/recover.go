@@ -124,6 +124,9 @@ func (r *replayer) batch(b journal.Batch) error {
 	rd := reader{b: b.Head}
 	offset := uint32(0)
 	for len(rd.b) > 0 && rd.err == nil {
+		if !plain(rd.b[0]) {
+			l.segs[b.Segment].mixed = true
+		}
 		switch rd.b[0] {
 		case recTxBegin:
 			rd.b = rd.b[1:]
