@@ -618,6 +618,13 @@ func (m *machine) transaction() {
 }
 
 func (m *machine) restart() {
+	// What one connection gives back would go to the other's consumers.
+	for _, p := range m.peers {
+		for tag := range p.consumers {
+			p.ch.Cancel(tag)
+		}
+	}
+	m.events()
 	m.stop()
 	m.flushed()
 	m.reopen(true)
