@@ -98,7 +98,10 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func (m *machine) must(err error) {
 	m.t.Helper()
-	if err != nil {
+	switch {
+	case err != nil && m.b != nil:
+		m.t.Fatalf("%v; %v", err, m.b.Cause())
+	case err != nil:
 		m.t.Fatal(err)
 	}
 }

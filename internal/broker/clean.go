@@ -141,7 +141,7 @@ func (b *Broker) dropDead() error {
 		newest = max(newest, n)
 	}
 	for n, s := range l.segs {
-		if n != newest && s.live <= 0 && (s.last < checkpoint || !s.mixed) && s.last <= l.durable.Load() {
+		if n != newest && s.live <= 0 && (s.last < checkpoint || !s.mixed) && s.last < l.durable.Load() {
 			dead = append(dead, n)
 			l.dropSegmentLocked(n)
 		}
@@ -376,8 +376,8 @@ func (v *mover) find(queue, seq uint64, only *stored) {
 		q.mu.Unlock()
 		return
 	}
+	defer q.mu.Unlock()
 	m := e.msg
-	q.mu.Unlock()
 	switch {
 	case only != nil:
 		if m != only {
@@ -393,6 +393,7 @@ func (v *mover) find(queue, seq uint64, only *stored) {
 		}
 		return
 	}
+	m.hold() // until it was moved, so that it is neither forgotten nor packed
 	v.seen[m] = len(v.items)
 	v.items = append(v.items, moveItem{m, []target{t}})
 	v.size += int(m.size)
@@ -428,7 +429,8 @@ func (v *mover) moveOne(it *moveItem, wasCold bool) {
 	b, old := v.b, it.m
 	block := old.block()
 	if block == nil {
-		return // settled meanwhile, or evicted: it is found again
+		b.evict.hot.Add(-int64(old.release(b)))
+		return // evicted meanwhile: it is found again
 	}
 	slices.SortFunc(it.targets, func(x, y target) int { return cmp.Compare(x.queue, y.queue) })
 	var held []*Queue
@@ -463,6 +465,9 @@ func (v *mover) moveOne(it *moveItem, wasCold bool) {
 	}
 	for _, q := range held {
 		q.mu.Unlock()
+	}
+	if len(alive) == 0 {
+		b.evict.hot.Add(-int64(old.release(b)))
 	}
 }
 
@@ -500,5 +505,5 @@ func (v *mover) moved(old, m *stored, targets []target, wasCold bool) {
 		l.forgetLocked(old)
 	}
 	l.mu.Unlock()
-	b.evict.hot.Add(-int64(freed + m.release(b)))
+	b.evict.hot.Add(-int64(freed + old.release(b) + m.release(b)))
 }

@@ -280,7 +280,7 @@ func (b *Broker) readInto(j journal.Journal, refs []journal.Ref, msgs []*stored)
 	if err != nil {
 		// What was settled meanwhile may be gone with its segment.
 		if len(refs) == 1 {
-			if msgs[0].holders.Load() == 0 {
+			if b.forgotten(msgs[0]) {
 				return nil
 			}
 			return fmt.Errorf("read back a message: %w", err)
@@ -294,7 +294,7 @@ func (b *Broker) readInto(j journal.Journal, refs []journal.Ref, msgs []*stored)
 	}
 	for i, block := range blocks {
 		if err := message.Check(block); err != nil {
-			if msgs[i].holders.Load() == 0 {
+			if b.forgotten(msgs[i]) {
 				continue
 			}
 			return fmt.Errorf("read back a message from position %d, offset %d: %w", refs[i].Position, refs[i].Offset, err)
@@ -307,7 +307,7 @@ func (b *Broker) readInto(j journal.Journal, refs []journal.Ref, msgs []*stored)
 func (b *Broker) readParts(m *stored) error {
 	parts, err := b.log.j.ReadRefs(context.Background(), m.parts.refs)
 	if err != nil {
-		if m.holders.Load() == 0 {
+		if b.forgotten(m) {
 			return nil
 		}
 		return fmt.Errorf("read back a large message: %w", err)
@@ -321,6 +321,17 @@ func (b *Broker) readParts(m *stored) error {
 	}
 	b.warm(m, block)
 	return nil
+}
+
+// forgotten tells whether a message may be gone from where it was: nobody has
+// it any more, or the journal has a newer copy, or was told that it is settled.
+func (b *Broker) forgotten(m *stored) bool {
+	if m.holders.Load() == 0 {
+		return true
+	}
+	b.log.mu.Lock()
+	defer b.log.mu.Unlock()
+	return m.journaled && !m.accounted
 }
 
 // warm gives a message the body that was read back, unless another queue's
