@@ -11,8 +11,9 @@ import (
 )
 
 // cleanSlack is what a directory may hold beside twice the bytes that are live:
-// two segments of 64 MiB that cleaning leaves alone and the one that is written.
-const cleanSlack = 3 * 64 << 20
+// two segments of 64 MiB that cleaning leaves alone, the copy of one that is
+// cleaned, and what is written meanwhile.
+const cleanSlack = 4 * 64 << 20
 
 // What is parked in one queue does not keep the space of what went through
 // others: the journal stays within twice what is live.
