@@ -121,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	inFlight := min(max(info.InFlight, 1), maxInFlight)
 	b.log = &log{
 		b: b, j: cfg.Journal,
-		segs: map[uint64]*segment{}, large: map[*stored]struct{}{},
+		segs: map[uint64]*segment{}, large: map[*stored]struct{}{}, must: map[*stored]struct{}{},
 		wake: make(chan struct{}, 1), slots: make(chan struct{}, inFlight), done: make(chan struct{}),
 		free: make(chan *batchBuffers, inFlight+1), segmentMax: cfg.SegmentBytes,
 		batchMax: cmp.Or(cfg.batchBytes, batchBody), partMax: cmp.Or(cfg.partBytes, partSize),
@@ -205,7 +205,8 @@ func (b *Broker) CloseSessions(reason string) {
 }
 
 // Close writes what is pending and ends the broker's goroutines. Sessions
-// should be closed before. It returns the failure, if there was one.
+// should be closed before. It returns the failure, if there was one: also that
+// ctx ended before all was written, as it may on a full medium.
 func (b *Broker) Close(ctx context.Context) error {
 	b.mu.Lock()
 	if b.closing == nil {
@@ -219,7 +220,7 @@ func (b *Broker) Close(ctx context.Context) error {
 		close(b.quit)
 	}
 	b.mu.Unlock()
-	b.log.shutdown()
+	b.log.shutdown(ctx)
 	b.loops.Wait()
 	b.tasks.Wait()
 	return b.Err()

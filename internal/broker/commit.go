@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"github.com/ferrymq/ferry/internal/journal"
@@ -62,8 +64,8 @@ func (l *log) drain() {
 	}
 }
 
-// shutdown writes what is pending and ends the committer.
-func (l *log) shutdown() {
+// shutdown writes what is pending, while ctx lasts, and ends the committer.
+func (l *log) shutdown(ctx context.Context) {
 	l.mu.Lock()
 	l.shut = true
 	l.mu.Unlock()
@@ -71,7 +73,12 @@ func (l *log) shutdown() {
 	case l.wake <- struct{}{}:
 	default:
 	}
-	<-l.done
+	select {
+	case <-l.done:
+	case <-ctx.Done():
+		l.b.fail(fmt.Errorf("close: %w", context.Cause(ctx)))
+		<-l.done
+	}
 }
 
 // confirmRange is a run of publishes that a batch makes safe.
@@ -144,6 +151,7 @@ func (l *log) encode(recs []record, w *waiter) {
 				return
 			}
 			bb = l.buffers()
+			l.skipSettled(bb, recs[i:])
 		}
 		r := &recs[i]
 		bb.mixed = bb.mixed || !plain(r.kind)
@@ -219,6 +227,29 @@ func (l *log) encode(recs []record, w *waiter) {
 		bb.waiters = append(bb.waiters, w)
 	}
 	l.send(bb)
+}
+
+// skipSettled leaves out of the next batch the messages that were settled while
+// their publishes waited for a slot: when the medium is full, they may be what
+// there is no room for.
+func (l *log) skipSettled(bb *batchBuffers, recs []record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	size := 0
+	for i := range recs {
+		r := &recs[i]
+		if r.kind != recRun && r.kind != recMany {
+			continue
+		}
+		if _, must := l.must[r.m]; must || r.m.logged > 0 {
+			if size += int(r.m.size); size >= l.batchMax {
+				return
+			}
+			continue
+		}
+		bb.confirm(r)
+		*r = record{}
+	}
 }
 
 func appendTargets(dst []byte, targets []target) []byte {
@@ -344,6 +375,7 @@ func (l *log) send(bb *batchBuffers) {
 		m.segment = uint32(seg)
 		if m.logged <= 0 {
 			s.mixed = true
+			delete(l.must, m)
 			continue // settled meanwhile, perhaps by a transaction
 		}
 		l.accountLocked(m)

@@ -50,6 +50,7 @@ type log struct {
 	segs  map[uint64]*segment
 	order []*segment           // the same, oldest first
 	large map[*stored]struct{} // messages in parts that count as live
+	must  map[*stored]struct{} // settled by a transaction before they were written, as they must be
 	shut  bool
 	busy  bool   // the committer has records that it has not sent
 	sent  uint64 // position of the last batch that was sent
@@ -97,6 +98,8 @@ func (w *waiter) wait(b *Broker) error {
 		select {
 		case <-w.done:
 			return nil
+		case <-b.failed:
+			return b.Err()
 		default:
 			return errorf(Forced, "broker is closed")
 		}
@@ -159,6 +162,9 @@ func (l *log) settleLocked(queue uint64, items []settledItem, whole bool) {
 		}
 		if whole {
 			l.keepLocked(m)
+			if !m.accounted {
+				l.must[m] = struct{}{}
+			}
 		}
 		if n := len(l.recs); n > 0 && l.recs[n-1].kind == recSettle && l.recs[n-1].q == queue && l.recs[n-1].seq+l.recs[n-1].n == seq {
 			l.recs[n-1].n++

@@ -89,7 +89,8 @@ func (b *ballast) refill() {
 		return
 	}
 	b.looked = time.Now()
-	if free, _, err := b.j.fs.Free(b.j.dir); err == nil && free >= ballastRoom*b.size {
+	// On a small medium there may never be as much.
+	if free, total, err := b.j.fs.Free(b.j.dir); err == nil && free >= min(ballastRoom*b.size, max(2*b.size, total/2)) {
 		b.fill()
 	}
 }
