@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/amqpserver"
@@ -97,7 +98,11 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 		return err
 	}
 
-	go freeWhenQuiet(ctx)
+	quiet, stopQuiet := context.WithCancel(ctx)
+	var freeing sync.WaitGroup
+	freeing.Go(func() { freeWhenQuiet(quiet) })
+	defer freeing.Wait()
+	defer stopQuiet()
 	f.health.set(phaseServing, "")
 	ready(f.addresses)
 	select {
