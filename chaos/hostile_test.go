@@ -177,7 +177,7 @@ func TestSlowPeers(t *testing.T) {
 	p50, p99, worst := quantiles(took)
 	each := (most - before) / int64(n)
 	t.Logf("\n%s", table("slow peers", n, "cut after", first.Round(time.Millisecond).String()+" to "+last.Round(time.Millisecond).String(),
-		"memory a peer", mib(each), "normal client, messages", len(took), "its p50, p99, worst", []time.Duration{p50, p99, worst}))
+		"bytes a peer", each, "normal client, messages", len(took), "its p50, p99, worst", []time.Duration{p50, p99, worst}))
 	if first < loginLimit-time.Second || last > loginLimit+5*time.Second {
 		t.Errorf("slow peers were cut after %s to %s, want about %s", first, last, loginLimit)
 	}
