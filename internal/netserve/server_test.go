@@ -393,7 +393,11 @@ func TestIdleConnectionsCostLittle(t *testing.T) {
 		<-ready
 		conns = append(conns, nc)
 	}
-	if each := (inUse() - before) / n; each > 8<<10 {
+	limit := int64(8 << 10)
+	if raceEnabled {
+		limit = 12 << 10 // what stands on the stack is larger
+	}
+	if each := (inUse() - before) / n; each > limit {
 		t.Errorf("an idle connection costs %d bytes", each)
 	} else {
 		t.Logf("an idle connection costs %d bytes", each)
