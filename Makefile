@@ -32,12 +32,12 @@ fmt: ## format the code
 check: ## format, tidiness, vet, lint, the shape of the repository
 	@echo '== gofumpt'
 	@unformatted=$$($(TOOL) gofumpt -l .) && test -z "$$unformatted" || { echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; }
-	@for m in $(MODULES); do \
+	@failed=; for m in $(MODULES); do \
 		echo "== $$m: tidy, vet, lint"; \
-		(cd $$m && go mod tidy -diff) || exit 1; \
+		(cd $$m && go mod tidy -diff) || failed="$$failed $$m"; \
 		test $$m != tools || continue; \
-		(cd $$m && go vet ./... && $(TOOL) golangci-lint run ./...) || exit 1; \
-	done
+		(cd $$m && go vet ./... && $(TOOL) golangci-lint run ./...) || failed="$$failed $$m"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 	@echo '== shape'
 	@go test -count=1 ./internal/archtest
 
