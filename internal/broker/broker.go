@@ -122,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	b.log = &log{
 		b: b, j: cfg.Journal,
 		segs: map[uint64]*segment{}, large: map[*stored]struct{}{}, must: map[*stored]struct{}{},
-		wake: make(chan struct{}, 1), slots: make(chan struct{}, inFlight), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), rolled: make(chan struct{}, 1), slots: make(chan struct{}, inFlight), done: make(chan struct{}),
 		free: make(chan *batchBuffers, inFlight+1), segmentMax: cfg.SegmentBytes,
 		batchMax: cmp.Or(cfg.batchBytes, batchBody), partMax: cmp.Or(cfg.partBytes, partSize),
 	}

@@ -33,6 +33,7 @@ func (b *Broker) cleanLoop() {
 	for {
 		select {
 		case <-ticker.C:
+		case <-b.log.rolled:
 		case <-b.quit:
 			return
 		case <-b.failed:

@@ -355,6 +355,10 @@ func (l *log) send(bb *batchBuffers) {
 	if !l.inTx && (l.segBytes > 0 && l.segBytes+size > l.segmentMax || l.roll.Swap(false) && l.segBytes > 0) {
 		l.seg++
 		l.segBytes = 0
+		select {
+		case l.rolled <- struct{}{}:
+		default:
+		}
 	}
 	l.inTx = bb.inTx
 	l.segBytes += size

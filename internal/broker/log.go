@@ -56,6 +56,7 @@ type log struct {
 	sent  uint64 // position of the last batch that was sent
 
 	wake    chan struct{}
+	rolled  chan struct{} // a slot: a segment was closed, and cleaning may be due
 	durable atomic.Uint64 // position of the last durable batch
 	slots   chan struct{} // one for each batch in flight
 	done    chan struct{}
