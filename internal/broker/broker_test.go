@@ -16,7 +16,7 @@ import (
 
 // world is a broker over a file journal in memory, which outlives restarts.
 type world struct {
-	t  *testing.T
+	t  testing.TB
 	fs *vfs.Mem
 	j  journal.Journal
 	b  *Broker
@@ -76,7 +76,7 @@ func (w *world) stop() {
 
 // client is a session with a writer that keeps what it is told.
 type client struct {
-	t *testing.T
+	t testing.TB
 	*Session
 	ch  *Channel
 	got []Event // not yet asked for
@@ -575,7 +575,7 @@ func TestAlarmBlocksPublishersAndLetsConsumersDrain(t *testing.T) {
 }
 
 // eventually waits until something is so that no event tells of.
-func eventually(t *testing.T, so func() bool) {
+func eventually(t testing.TB, so func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !so(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

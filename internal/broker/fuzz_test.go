@@ -1,0 +1,69 @@
+package broker
+
+import (
+	"context"
+	"testing"
+
+	"github.com/ferrymq/ferry/internal/journal"
+	"github.com/ferrymq/ferry/internal/vfs"
+)
+
+// batchKinds visits the kinds of the records of batches.
+func batchKinds(visit func(kind string)) func(journal.Batch) error {
+	return func(b journal.Batch) error {
+		return DescribeHead(b.Head, func(r RecordInfo) { visit(r.Kind) })
+	}
+}
+
+// heads are what a broker writes, for fuzzing to begin with.
+func heads(f *testing.F) (all [][]byte) {
+	s := &story{world: &world{t: f, fs: vfs.NewMem()}}
+	s.fs.Record()
+	s.start(tiny)
+	s.tell()
+	s.start(tiny)
+	err := s.j.Replay(context.Background(), 0, 0, false, func(b journal.Batch) error {
+		all = append(all, append([]byte(nil), b.Head...))
+		return nil
+	})
+	s.stop()
+	if err != nil || len(all) == 0 {
+		f.Fatalf("%d heads, %v", len(all), err)
+	}
+	return all
+}
+
+func newReplayer() *replayer {
+	b := &Broker{vhosts: map[string]*VHost{}}
+	b.evict = newEvictor(b, 1)
+	b.log = &log{b: b, segs: map[uint64]*segment{}, large: map[*stored]struct{}{}}
+	b.addVHost("/")
+	return &replayer{
+		b: b, spread: 1 << 10,
+		queues: map[uint64]*Queue{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{},
+	}
+}
+
+// FuzzReplay: any head is replayed, or refused by an error, and what it makes
+// is in proportion to it.
+func FuzzReplay(f *testing.F) {
+	for _, h := range heads(f) {
+		f.Add(h, h)
+	}
+	f.Add([]byte{recQueue, 1, 1, '/', 1, 'q', 1, 0}, []byte{recSettle, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f})
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		r := newReplayer()
+		for i, h := range [][]byte{first, second} {
+			if r.batch(journal.Batch{Position: uint64(i + 1), Epoch: 1, Segment: 1, Head: h}) != nil {
+				return
+			}
+		}
+		for _, q := range r.queues {
+			ready := 0
+			q.chunks.each(func(k *chunk) { ready += k.live })
+			if ready != q.ready {
+				t.Errorf("queue %d counts %d ready messages, and has %d", q.num, q.ready, ready)
+			}
+		}
+	})
+}
