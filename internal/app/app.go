@@ -75,6 +75,8 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 		Scratch: st.scratch,
 		Logger:  log,
 		Alarms:  alarms(cfg, st, total),
+
+		HotBytes: hotBytes(cfg.MemoryLimit.of(total)),
 	})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -154,6 +156,15 @@ func loadCertificates(cfg Config, log *slog.Logger) (*netserve.Certificates, err
 		Cert: cfg.TLSCert, Key: cfg.TLSKey,
 		CA: cfg.TLSCA, RequirePeer: cfg.TLSCA != "",
 	}, log)
+}
+
+// hotBytes is how many bytes of bodies stay in memory that are also on disk: a
+// backlog must not be what keeps the memory alarm on.
+func hotBytes(memoryLimit int64) int64 {
+	if memoryLimit > 0 {
+		return min(memoryLimit/4, broker.DefaultHotBytes)
+	}
+	return broker.DefaultHotBytes
 }
 
 func alarms(cfg Config, st *store, totalMemory int64) broker.AlarmConfig {

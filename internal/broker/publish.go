@@ -447,14 +447,30 @@ func (s *Session) waitLog() {
 		}
 		w := l.waiterLocked()
 		l.mu.Unlock()
+		s.throttled.Store(true)
 		select {
 		case <-w.done:
 		case <-time.After(pressureSlice):
 		case <-s.stop:
-			return
 		case <-s.b.failed:
+		}
+		s.throttled.Store(false)
+		if s.stopped() {
 			return
 		}
+	}
+}
+
+// stopped tells whether nothing should wait any more: the session was
+// interrupted, or the broker failed.
+func (s *Session) stopped() bool {
+	select {
+	case <-s.stop:
+		return true
+	case <-s.b.failed:
+		return true
+	default:
+		return false
 	}
 }
 
