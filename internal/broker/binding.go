@@ -24,6 +24,7 @@ type binding struct {
 
 // already is no error.
 
+// attach adds a binding to what its exchange routes by.
 func (x *exchange) attach(b *binding) {
 	x.bindings[b.key] = b
 	switch to := b.key.to.(type) {
@@ -80,6 +81,9 @@ func remove(list []*binding, b *binding) []*binding {
 	return list
 }
 
+// BindQueue sends to a queue what an exchange gets for this key. Errors:
+// NotFound, AccessRefused (the default exchange), ResourceLocked,
+// PreconditionFailed (arguments).
 func (s *Session) BindQueue(queue, exchange, key string, args []byte) error {
 	return s.bind(exchange, key, args, func() (any, bool, error) {
 		q, err := s.queueLocked(queue)
@@ -92,6 +96,7 @@ func (s *Session) BindQueue(queue, exchange, key string, args []byte) error {
 
 // queueLocked finds a queue that the session may use. v.mu is held.
 
+// UnbindQueue undoes BindQueue; what is not bound is no error.
 func (s *Session) UnbindQueue(queue, exchange, key string, args []byte) error {
 	return s.unbind(exchange, key, args, func() (any, error) {
 		q := s.v.queues[queue]
@@ -107,6 +112,7 @@ func (s *Session) UnbindQueue(queue, exchange, key string, args []byte) error {
 
 // BindExchange sends to an exchange what another gets for this key.
 
+// BindExchange sends to an exchange what another gets for this key.
 func (s *Session) BindExchange(destination, source, key string, args []byte) error {
 	if destination == "" {
 		return errDefaultExchange()
@@ -122,6 +128,7 @@ func (s *Session) BindExchange(destination, source, key string, args []byte) err
 
 // UnbindExchange undoes BindExchange; what is not bound is no error.
 
+// UnbindExchange undoes BindExchange; what is not bound is no error.
 func (s *Session) UnbindExchange(destination, source, key string, args []byte) error {
 	if destination == "" {
 		return errDefaultExchange()
@@ -215,6 +222,7 @@ func (s *Session) unbind(source, key string, args []byte, find func() (to any, e
 
 // PreconditionFailed (arguments).
 
+// compile prepares a binding of a headers exchange.
 func (b *binding) compile() error {
 	args, ok := message.DecodeHeaders([]byte(b.key.args))
 	if !ok {
@@ -237,6 +245,8 @@ func (b *binding) compile() error {
 	return nil
 }
 
+// unbind removes a binding, and its source if it is auto-delete and this was
+// its last. v.mu is held. The record is left to the destination's.
 func (v *VHost) unbind(b *binding) (w *waiter) {
 	x := b.from
 	x.detach(b)

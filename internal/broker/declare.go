@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 )
 
+// QueueSpec is a queue as it is declared. An exclusive one belongs to its
+// connection and goes with it.
 type QueueSpec struct {
 	Name                           string
 	Durable, Exclusive, AutoDelete bool
@@ -14,6 +16,7 @@ type QueueSpec struct {
 
 // QueueInfo is what a declaration tells.
 
+// QueueInfo is what a declaration tells.
 type QueueInfo struct {
 	Name      string
 	Messages  int // ready
@@ -29,6 +32,7 @@ func (b *Broker) await(w *waiter) error {
 	return w.wait(b)
 }
 
+// queueLocked finds a queue that the session may use. v.mu is held.
 func (s *Session) queueLocked(name string) (*Queue, error) {
 	q := s.v.queues[name]
 	if q == nil {
@@ -42,6 +46,7 @@ func (s *Session) queueLocked(name string) (*Queue, error) {
 
 // UnbindQueue undoes BindQueue; what is not bound is no error.
 
+// CheckQueue tells how a queue is, if it is there and the session may use it.
 func (s *Session) CheckQueue(name string) (QueueInfo, error) {
 	s.Flush()
 	if info, ok := s.b.replyQueue(name); ok {
@@ -66,6 +71,9 @@ func (q *Queue) info() QueueInfo {
 
 // returns when a durable queue is in the journal.
 
+// DeclareQueue makes a queue, or checks that the one of this name has the same
+// properties. An empty name stands for a new one that nobody else has. It
+// returns when a durable queue is in the journal.
 func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 	s.Flush()
 	v := s.v
@@ -121,6 +129,7 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 
 // addQueue adds a queue without a record. v.mu is held, or nobody else is there.
 
+// addQueue adds a queue without a record. v.mu is held, or nobody else is there.
 func (v *VHost) addQueue(num uint64, spec QueueSpec) *Queue {
 	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive}
 	v.queues[spec.Name] = q
@@ -155,6 +164,7 @@ func (q *Queue) check(spec *QueueSpec, s *Session) error {
 
 // PurgeQueue removes the ready messages of a queue and returns their number.
 
+// PurgeQueue removes the ready messages of a queue and returns their number.
 func (s *Session) PurgeQueue(name string) (int, error) {
 	s.Flush()
 	q, err := s.v.queue(name, s)
@@ -189,6 +199,9 @@ func (s *Session) PurgeQueue(name string) (int, error) {
 
 // ifUnused and it has consumers, or ifEmpty and it has messages.
 
+// DeleteQueue removes a queue and all that is in it, and returns the number of
+// its ready messages; one that is not there is no error. PreconditionFailed:
+// ifUnused and it has consumers, or ifEmpty and it has messages.
 func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) {
 	s.Flush()
 	v := s.v
@@ -222,6 +235,7 @@ func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) 
 
 // deleteUnused removes an auto-delete queue that lost its last consumer.
 
+// deleteUnused removes an auto-delete queue that lost its last consumer.
 func (v *VHost) deleteUnused(q *Queue) {
 	v.mu.Lock()
 	q.mu.Lock()
@@ -234,6 +248,7 @@ func (v *VHost) deleteUnused(q *Queue) {
 
 // deleteExclusive removes the queues that belong to the session.
 
+// deleteExclusive removes the queues that belong to the session.
 func (s *Session) deleteExclusive() {
 	v := s.v
 	v.mu.Lock()
@@ -251,6 +266,9 @@ func (s *Session) deleteExclusive() {
 
 // deleted now; one that finds a new queue of the same name finds another number.
 
+// dropQueueLocked removes a queue; v.mu and q.mu are held. Its consumers are
+// told, its messages forgotten. A publish that found the queue before finds it
+// deleted now; one that finds a new queue of the same name finds another number.
 func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	if q.deleted {
 		return nil
@@ -302,6 +320,7 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 
 // cancelled tells the peer that the broker ended a consumer.
 
+// cancelled tells the peer that the broker ended a consumer.
 func (s *Session) cancelled(c *Consumer) {
 	if s.cfg.NotifyCancelled {
 		s.push(Event{Kind: EventCancelled, Consumer: c, Channel: c.ch})

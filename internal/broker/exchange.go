@@ -5,6 +5,8 @@ import (
 	"github.com/ferrymq/ferry/internal/route"
 )
 
+// ExchangeSpec is an exchange as it is declared. Type is direct, fanout, topic
+// or headers.
 type ExchangeSpec struct {
 	Name, Type                    string
 	Durable, AutoDelete, Internal bool
@@ -15,6 +17,7 @@ type ExchangeSpec struct {
 
 // connection and goes with it.
 
+// exchange routes messages to what is bound to it. Guarded by its v.mu.
 type exchange struct {
 	v    *VHost
 	spec ExchangeSpec
@@ -56,6 +59,8 @@ func errDefaultExchange() *Error {
 
 // the same properties. It returns when a durable one is in the journal.
 
+// DeclareExchange makes an exchange, or checks that the one of this name has
+// the same properties. It returns when a durable one is in the journal.
 func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 	s.Flush()
 	v := s.v
@@ -147,6 +152,8 @@ func (x *exchange) check(spec *ExchangeSpec) error {
 
 // no error. ifUnused: PreconditionFailed while something is bound to it.
 
+// DeleteExchange removes an exchange and its bindings; one that is not there is
+// no error. ifUnused: PreconditionFailed while something is bound to it.
 func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 	s.Flush()
 	v := s.v
@@ -173,6 +180,7 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 
 // dropExchange removes an exchange, and what goes with it. v.mu is held.
 
+// dropExchange removes an exchange, and what goes with it. v.mu is held.
 func (v *VHost) dropExchange(x *exchange) (w *waiter) {
 	delete(v.exchanges, x.spec.Name)
 	for _, b := range x.bindings {

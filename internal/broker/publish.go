@@ -58,7 +58,6 @@ type publisher struct {
 	pressure *Queue // a queue that has more than it can deliver
 
 	settling []delivered // scratch of Channel.settle
-	seqs     []uint64
 }
 
 func (p *publisher) message() *stored {

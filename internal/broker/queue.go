@@ -12,7 +12,6 @@ type Queue struct {
 	name string
 	num  uint64 // names the queue in the journal; never used again
 	spec QueueSpec
-	args map[string]any
 
 	owner  *Session // of an exclusive queue
 	logged bool     // its persistent messages go to the journal

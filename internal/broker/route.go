@@ -6,6 +6,7 @@ import (
 	"github.com/ferrymq/ferry/internal/message"
 )
 
+// path is where messages of one exchange and key go.
 type path struct {
 	version uint64
 	queues  []*Queue // by number, each once
@@ -16,6 +17,8 @@ type path struct {
 
 // and key are remembered until the topology changes.
 
+// route finds where a message goes. Routes that depend on nothing but exchange
+// and key are remembered until the topology changes.
 func (p *publisher) route(m *Publish) (*path, error) {
 	v := p.s.v
 	special := false
@@ -59,6 +62,7 @@ func (p *publisher) route(m *Publish) (*path, error) {
 
 // isPlain tells whether a property list was found to need nothing special.
 
+// isPlain tells whether a property list was found to need nothing special.
 func (p *publisher) isPlain(props []byte) bool { return string(props) == string(p.checked) }
 
 func (p *publisher) sameName(m *Publish) bool {
@@ -112,6 +116,8 @@ func (r *path) sort() {
 
 // exchanges too. It tells whether that depends on nothing but the key.
 
+// collect gathers the queues that an exchange sends a message to, through other
+// exchanges too. It tells whether that depends on nothing but the key.
 func (x *exchange) collect(r *path, key, props []byte, seen map[*exchange]bool) (keep bool) {
 	seen[x] = true
 	keep = true

@@ -22,6 +22,8 @@ type VHost struct {
 
 // or headers.
 
+// AddVHost makes a virtual host with its built-in exchanges. One that is there
+// already is no error.
 func (b *Broker) AddVHost(name string) error {
 	b.mu.Lock()
 	if b.vhosts[name] != nil {
@@ -36,6 +38,7 @@ func (b *Broker) AddVHost(name string) error {
 
 // addVHost adds it without a record. b.mu is held, or nobody else is there.
 
+// addVHost adds it without a record. b.mu is held, or nobody else is there.
 func (b *Broker) addVHost(name string) *VHost {
 	v := &VHost{b: b, name: name, exchanges: map[string]*exchange{}, queues: map[string]*Queue{}}
 	for name, typ := range builtIn {
@@ -59,6 +62,7 @@ func (v *VHost) locked(name string) *Error {
 
 // queue finds a queue that the session may use.
 
+// queue finds a queue that the session may use.
 func (v *VHost) queue(name string, s *Session) (*Queue, error) {
 	v.mu.RLock()
 	q := v.queues[name]
@@ -74,6 +78,7 @@ func (v *VHost) queue(name string, s *Session) (*Queue, error) {
 
 // changed makes every remembered route stale. v.mu is held.
 
+// changed makes every remembered route stale. v.mu is held.
 func (v *VHost) changed() { v.version.Add(1) }
 
 // path is where messages of one exchange and key go.
