@@ -240,6 +240,56 @@ func TestFullDisk(t *testing.T) {
 	c.Close()
 }
 
+// TestFullDiskAndMuchPending: what had been taken to be written needs no room
+// when it is settled before its turn.
+func TestFullDiskAndMuchPending(t *testing.T) {
+	mem := vfs.NewMem()
+	mem.SetSpace(8 << 20)
+	faulty := vfs.NewFaulty(mem)
+	w := &world{t: t, fs: mem, wrap: func(*vfs.Mem) vfs.FS { return faulty }}
+	w.start(func(c *Config) {
+		c.SegmentBytes, c.CleanEvery, c.Alarms.Every = 64<<10, time.Millisecond, time.Millisecond
+	})
+	defer w.stop()
+	c := w.client()
+	defer c.Close()
+	c.queue("q", true)
+	_ = c.ch.ConfirmSelect()
+	reached, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	faulty.SetHook(func(x vfs.Call) error {
+		if x.Op == vfs.OpSync {
+			once.Do(func() { close(reached); <-release })
+		}
+		return nil
+	})
+	c.publish("", "q", noteText(0, 10<<10), true)
+	<-reached
+	const n = 2000
+	for i := 1; i < n; i++ {
+		if err := c.ch.Publish(&Publish{Key: []byte("q"), Persistent: true, Body: []byte(noteText(i, 10<<10))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Flush()
+	close(release)
+	eventually(t, func() bool { return w.b.log.j.Status().Waiting != nil })
+	d := w.client()
+	defer d.Close()
+	d.consume("q", "t", false)
+	for i := range n {
+		e := d.expect(noteText(i, 10<<10), false)
+		if err := d.ch.Ack(e.Tag, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for c.told() < n {
+		c.next(EventConfirm)
+	}
+	eventually(t, func() bool { return w.b.Blocked() == "" })
+	w.drained()
+}
+
 // TestSupersededBatchesAreSkipped: a batch of an old epoch between newer ones,
 // and a transaction that its owner did not end.
 func TestSupersededBatchesAreSkipped(t *testing.T) {
@@ -339,7 +389,7 @@ func TestPublishesRaceWithDeletes(t *testing.T) {
 		})
 	}
 	seen := 0
-	for range 100 {
+	for i := 0; i < 100 || seen < 50; i++ {
 		q, err := w.b.vhost("/").queue("q", owner.Session)
 		if err != nil {
 			t.Fatal(err)
@@ -364,9 +414,6 @@ func TestPublishesRaceWithDeletes(t *testing.T) {
 	}
 	close(stop)
 	running.Wait()
-	if seen == 0 {
-		t.Error("nothing was published")
-	}
 }
 
 // TestParkedMessagesKeepNoOthersSpace: the journal stays within twice what is
