@@ -634,6 +634,10 @@ func TestDurableAndTransientQueuesShareMessages(t *testing.T) {
 	for c.told() < n {
 		c.next(EventConfirm)
 	}
+	eventually(t, func() bool {
+		w.b.evict.poke()
+		return w.b.evict.hot.Load() < 10<<10
+	})
 	if _, err := c.PurgeQueue("durable"); err != nil {
 		t.Fatal(err)
 	}
