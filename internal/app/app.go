@@ -76,7 +76,8 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 		Logger:  log,
 		Alarms:  alarms(cfg, st, total),
 
-		HotBytes: hotBytes(cfg.MemoryLimit.of(total)),
+		HotBytes:     hotBytes(cfg.MemoryLimit.of(total)),
+		SegmentBytes: st.segmentBytes(),
 	})
 	if err != nil {
 		if ctx.Err() != nil {

@@ -7,10 +7,18 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/journal/file"
 	"github.com/ferrymq/ferry/internal/journal/memory"
 	"github.com/ferrymq/ferry/internal/vfs"
+)
+
+// A small medium holds at least segmentsAtLeast segments, unless that would
+// make them smaller than smallestSegment, bytes.
+const (
+	segmentsAtLeast = 32
+	smallestSegment = 1 << 20
 )
 
 // scratchDir is where transient messages go that memory has no room for, below
@@ -86,6 +94,20 @@ func (s *store) diskAlarm(limit Limit) func() (free, limit int64) {
 		}
 		return free, limit.of(total)
 	}
+}
+
+// segmentBytes is how large the journal's segments become: small against the
+// medium, because space is given back a segment at a time. 0 is the broker's
+// default.
+func (s *store) segmentBytes() int64 {
+	if s.kind != FileStore {
+		return 0
+	}
+	_, total, err := s.fs.Free(s.dir)
+	if err != nil || total/segmentsAtLeast >= broker.DefaultSegmentBytes {
+		return 0
+	}
+	return max(total/segmentsAtLeast, smallestSegment)
 }
 
 // close releases what is open. It may be called twice.

@@ -33,6 +33,9 @@ const (
 	DefaultMaxMessage = 16 << 20 // bytes of a body, as RabbitMQ 4 has it
 	DefaultHotBytes   = 64 << 20 // bytes of bodies kept in memory while they are also on disk
 
+	// DefaultSegmentBytes is when a segment of the journal is closed.
+	DefaultSegmentBytes = 64 << 20
+
 	// maxInFlight is how many batches the journal may hold. With fewer, records
 	// wait longer to be taken, and more of them are settled before that and need
 	// not be written; with one, nothing is encoded while the journal syncs.
@@ -47,7 +50,7 @@ type Config struct {
 
 	MaxMessage   int           // bytes of a body; 0: DefaultMaxMessage
 	HotBytes     int64         // bytes; 0: DefaultHotBytes
-	SegmentBytes int64         // bytes after which a segment is closed; 0: a default
+	SegmentBytes int64         // bytes after which a segment is closed; 0: DefaultSegmentBytes
 	Alarms       AlarmConfig   // what blocks publishers
 	CleanEvery   time.Duration // how often the journal is looked at for cleaning; 0: 500 ms
 
@@ -97,7 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 		cfg.HotBytes = DefaultHotBytes
 	}
 	if cfg.SegmentBytes == 0 {
-		cfg.SegmentBytes = segmentMax
+		cfg.SegmentBytes = DefaultSegmentBytes
 	}
 	if cfg.CleanEvery == 0 {
 		cfg.CleanEvery = 500 * time.Millisecond

@@ -13,7 +13,6 @@ const (
 	batchBody  = 1 << 20  // bytes of bodies after which a batch is closed
 	inPiece    = 32 << 10 // blocks of at least this size go to the journal uncopied
 	partSize   = 2 << 20  // larger blocks are written in parts of this size
-	segmentMax = 64 << 20 // bytes after which a segment is closed
 	logPending = 64 << 20 // bytes that wait for the journal, before publishers are held
 )
 
