@@ -95,6 +95,9 @@ func (c *chunks) slot(q *Queue, seq uint64) (*chunk, *entry) {
 	switch {
 	case k == nil:
 		k = &chunk{q: q, first: seq}
+		if at > c.head && c.list[at-1] != nil && seq&(chunkSize-1) == 0 {
+			k.entries = make([]entry, 0, chunkSize) // a queue that fills chunks fills this one
+		}
 		c.list[at] = k
 	case k.packed != nil:
 		k.unpack()
