@@ -475,7 +475,8 @@ func (s *Session) stopped() bool {
 
 // Throttle holds the reader while the broker cannot take more from this
 // connection: briefly when it outruns the consumers of a queue, for as long as
-// it lasts under an alarm. It returns at once when the connection has
+// it lasts under an alarm, and while the peer does not read the answers to what
+// it sent. It returns at once when the connection has
 // deliveries of its own to settle (they would wait behind its publishes), and
 // on Interrupt.
 func (s *Session) Throttle() {
@@ -483,6 +484,7 @@ func (s *Session) Throttle() {
 		s.waitUnblocked()
 	}
 	s.waitLog()
+	s.waitWritten()
 	q := s.pub.pressure
 	if q == nil {
 		return

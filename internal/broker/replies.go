@@ -105,7 +105,7 @@ func (b *Broker) deliverReplies(c *Consumer, run []pubItem) {
 	size := 0
 	for i := range run {
 		size += int(run[i].m.size)
-		if c.gone || c.ch.closed {
+		if c.gone || c.ch.closed || s.answers > answersLimit {
 			continue
 		}
 		c.ch.lastTag++

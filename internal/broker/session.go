@@ -12,6 +12,10 @@ const (
 	// outboxLimit is how many bytes may wait for one connection's writer, or be
 	// in its hands, before the connection's consumers are assigned nothing more.
 	outboxLimit = 1 << 20
+	// answersLimit is how many bytes of what the peer asked for (replies, returns,
+	// got messages) may wait, before its requests are not read any more. Direct
+	// replies beyond it are lost, as they are for a requester that has gone.
+	answersLimit = 32 << 20
 	// eventOverhead is what an event counts beside its block.
 	eventOverhead = 64
 	// blockedAllowance is how much a blocked connection may still publish, so
@@ -56,8 +60,10 @@ type Session struct {
 
 	mu          sync.Mutex // guards what follows, and what channel.go says it guards
 	events      []Event
-	confirming  []*Channel // channels with confirms to be told of
-	outBytes    int        // in events, or taken and not yet Flushed
+	confirming  []*Channel    // channels with confirms to be told of
+	outBytes    int           // in events, or taken and not yet Flushed
+	answers     int           // of outBytes, what no consumer's prefetch bounds
+	written     chan struct{} // closed when answers have drained, nil if nobody waits
 	stalled     []*Consumer
 	closed      bool
 	unacked     int // deliveries of all channels that await settlement
@@ -123,12 +129,21 @@ func (s *Session) Take(buf []Event) []Event {
 // Flushed says that the events were written, so that consumers that waited
 // for the connection to drain get more. Called by the writer.
 func (s *Session) Flushed(events []Event) {
-	n := 0
+	n, answers := 0, 0
 	for i := range events {
-		n += eventOverhead + len(events[i].Data)
+		size := eventOverhead + len(events[i].Data)
+		n += size
+		if events[i].isAnswer() {
+			answers += size
+		}
 	}
 	s.mu.Lock()
 	s.outBytes -= n
+	s.answers -= answers
+	if s.written != nil && s.answers <= answersLimit/2 {
+		close(s.written)
+		s.written = nil
+	}
 	resume := s.unstallLocked()
 	s.mu.Unlock()
 	resumeConsumers(resume)
@@ -152,8 +167,37 @@ func (s *Session) pushLocked(e Event) {
 	if s.closed {
 		return
 	}
-	s.outBytes += eventOverhead + len(e.Data)
+	size := eventOverhead + len(e.Data)
+	s.outBytes += size
+	if e.isAnswer() {
+		s.answers += size
+	}
 	s.events = append(s.events, e)
+}
+
+// isAnswer tells whether an event is not one of those that a consumer's prefetch
+// and the outbox limit bound.
+func (e *Event) isAnswer() bool { return e.Kind != EventDelivery || e.Consumer.q == nil }
+
+// waitWritten holds the reader while the peer does not read what it asked for.
+func (s *Session) waitWritten() {
+	s.mu.Lock()
+	if s.answers <= answersLimit {
+		s.mu.Unlock()
+		return
+	}
+	if s.written == nil {
+		s.written = make(chan struct{})
+	}
+	w := s.written
+	s.mu.Unlock()
+	s.throttled.Store(true)
+	defer s.throttled.Store(false)
+	select {
+	case <-w:
+	case <-s.stop:
+	case <-s.b.failed:
+	}
 }
 
 func (s *Session) push(e Event) {
