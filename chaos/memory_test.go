@@ -114,9 +114,10 @@ func drain(t *testing.T, c *client, queue string, n uint64) {
 
 // Over the memory limit publishers are blocked, and the acknowledgements that
 // come behind their publishes on the same connection still count. When the
-// queues are drained publishing goes on.
+// queues are drained publishing goes on. The store is in memory: with a file a
+// backlog goes to disk before it can raise the alarm.
 func TestMemoryAlarm(t *testing.T) {
-	p := start(t, setup{dir: t.TempDir(), flags: []string{"--memory-limit", "48MiB"}})
+	p := start(t, setup{dir: t.TempDir(), flags: []string{"--store", "memory:", "--memory-limit", "48MiB"}})
 	c := mustConnect(t, p.addr)
 	blocked := c.NotifyBlocked(make(chan amqp.Blocking, 64))
 	ch := mustDeclare(t, c, "q", "own")
