@@ -85,7 +85,21 @@ func (b *Broker) cleanOnce() (did bool, err error) {
 	// A checkpoint should give back several times the room it takes: with a
 	// million queues it is large.
 	worth := max(min(checkpointMin, l.segmentMax), checkpointGain*b.checkpointSize.Load())
-	if dead >= worth || dead > 0 && slack == 0 {
+	// One that gives back little but the room of the last would be followed by
+	// another, and that by the next.
+	size := b.checkpointSize.Load()
+	least := 2 * size
+	if slack == 0 {
+		least = size + size/4
+	}
+	waste := int64(0) // since the newest checkpoint, and of itself
+	for i := range segs {
+		if segs[i].last >= l.checkpoint.Load() {
+			waste += segs[i].bytes - segs[i].live
+		}
+	}
+	gains := waste > least
+	if dead >= worth || dead > 0 && slack == 0 && gains {
 		return true, b.takeCheckpoint()
 	}
 	if total <= 2*live+slack {
@@ -98,14 +112,16 @@ func (b *Broker) cleanOnce() (did bool, err error) {
 	for _, s := range segs {
 		switch {
 		case s.number == newest:
-			if s.bytes-s.live > l.segmentMax/4 || slack == 0 && s.bytes > 2*s.live+1<<16 {
+			if gains && (s.bytes-s.live > l.segmentMax/4 || slack == 0 && s.bytes > 2*s.live+1<<16) {
 				l.roll.Store(true)
 				return true, b.takeCheckpoint()
 			}
 		case s.waste() < wasteMin:
 			return false, nil
 		case s.last >= l.checkpoint.Load():
-			return true, b.takeCheckpoint()
+			if gains {
+				return true, b.takeCheckpoint()
+			}
 		case !b.roomToMove(s):
 			return false, nil
 		default:
@@ -180,7 +196,7 @@ func (b *Broker) takeCheckpoint() error {
 		l.blobLocked(kind, blob)
 		l.mu.Unlock()
 		written += len(blob)
-		size += int64(len(blob))
+		size += int64(1 + len(blob))
 	}
 	for _, v := range b.allVHosts() {
 		put(recVHost, appendText(nil, v.name))
