@@ -38,3 +38,25 @@ func TestWhatAPeerDoesNotReadIsBounded(t *testing.T) {
 		t.Errorf("%d and %d bytes are said to wait in an empty outbox", c.answers, c.outBytes)
 	}
 }
+
+// One that asks for messages and does not read them is held with the first that
+// is too many, not when all it asked for at once has been carried out.
+func TestGetWaitsForThePeerToRead(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	defer c.Close()
+	c.queue("q", false)
+	c.publish("", "q", "x", false)
+	c.Flush()
+	c.Reply(make([]byte, answersLimit))
+	got := make(chan bool)
+	go func() {
+		found, _ := c.ch.Get("q", true)
+		got <- found
+	}()
+	eventually(t, func() bool { return c.Throttled() })
+	c.Flushed(c.Take(nil))
+	if !<-got {
+		t.Error("the message was not found")
+	}
+}

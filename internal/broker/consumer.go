@@ -243,6 +243,7 @@ func (q *Queue) dropConsumerLocked(c *Consumer) bool {
 func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 	s := ch.s
 	s.Flush()
+	s.waitWritten() // a request takes less room than what it asks for
 	q, err := s.v.queue(queue, s)
 	if err != nil {
 		return false, err
