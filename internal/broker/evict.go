@@ -241,6 +241,9 @@ func (q *Queue) load(ks []*chunk, msgs []*stored, done chan struct{}) {
 	}
 	q.mu.Unlock()
 	close(done)
+	if b.evict.over() {
+		b.evict.poke()
+	}
 	if err != nil {
 		b.fail(err)
 	}

@@ -24,7 +24,8 @@ const (
 	packSame
 )
 
-// packable tells whether an entry can be packed; the log's mutex is held.
+// packable tells whether an entry that nobody else holds can be packed; the log's
+// mutex is held.
 // recovering is while the journal is replayed, when nothing is counted yet.
 func (e *entry) packable(recovering bool) bool {
 	if e.state != ready {
@@ -40,7 +41,7 @@ func (e *entry) packable(recovering bool) bool {
 		return false
 	}
 	return m.persistent && m.parts == nil && m.data.Load() == nil &&
-		m.placed.Load() == inJournal && m.holders.Load() == 1 && m.logged == 1
+		m.placed.Load() == inJournal && m.logged == 1
 }
 
 // pack packs the chunk if nothing can be added to it any more and all of it is
@@ -53,9 +54,19 @@ func (k *chunk) pack(l *log, recovering bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i := range k.entries {
-		if !k.entries[i].packable(recovering) {
-			return
+		// A reading that another queue began may still know the message. From here
+		// on it is gone for whoever has it, before its body is looked at.
+		m := k.entries[i].msg
+		if m != nil && m.holders.CompareAndSwap(1, 0) {
+			if k.entries[i].packable(recovering) {
+				continue
+			}
+			m.holders.Store(1)
 		}
+		for j := range i {
+			k.entries[j].msg.holders.Store(1)
+		}
+		return
 	}
 	var last *stored
 	buf := make([]byte, 0, 4*len(k.entries))

@@ -140,3 +140,54 @@ func TestColdBacklogCostsLittleMemory(t *testing.T) {
 		t.Errorf("%d bytes are live in an empty broker", live)
 	}
 }
+
+// A queue's reading that comes late, when another queue has packed the message,
+// is for nobody: it neither counts nor fails.
+func TestWhatIsReadForNobodyDoesNotCount(t *testing.T) {
+	w := newWorld(t)
+	k := coldChunk(&Queue{}, 0, nil)
+	m := k.entries[5].msg
+	k.pack(w.b.log, false)
+	before := w.b.evict.hot.Load()
+	w.b.warm(m, make([]byte, m.size))
+	if hot := w.b.evict.hot.Load(); hot != before {
+		t.Errorf("%d bytes are in memory that nobody has", hot-before)
+	}
+	if !w.b.forgotten(m) {
+		t.Error("somebody has it")
+	}
+	k.unpack()
+	if k.entries[5].msg.holders.Load() != 1 {
+		t.Error("the queue lost it")
+	}
+}
+
+// What only transactions publish, and what only is read back, leaves memory too.
+func TestBodiesLeaveMemoryWithoutPublishes(t *testing.T) {
+	const limit = 64 << 10
+	small := func(c *Config) { c.HotBytes = limit }
+	w := newWorld(t, small)
+	c := w.client()
+	c.queue("q", true)
+	if err := c.ch.TxSelect(); err != nil {
+		t.Fatal(err)
+	}
+	const n = 1024
+	body := string(make([]byte, 1024))
+	for range n {
+		c.publish("", "q", body, true)
+	}
+	if err := c.ch.TxCommit(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return w.b.evict.hot.Load() <= limit })
+	c.Close()
+	w.restart(small)
+	c = w.client()
+	defer c.Close()
+	c.consume("q", "t", false)
+	for range n {
+		c.next(EventDelivery)
+	}
+	eventually(t, func() bool { return w.b.evict.hot.Load() <= limit })
+}

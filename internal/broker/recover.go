@@ -354,8 +354,8 @@ func (r *replayer) settle(q *Queue, first, n uint64) {
 		r.release(e.msg)
 		*e = entry{}
 		q.ready--
-		if k.live--; k.live == 0 {
-			q.chunks.free(k, q.tail)
+		if k.live--; k.live == 0 && q.chunks.free(k, q.tail) {
+			q.v.b.evict.remove(k)
 		}
 	}
 }

@@ -123,7 +123,11 @@ func (ch *Channel) TxCommit() error {
 			s.b.deliverReplies(r.reply, t.pubs[i:i+1])
 		}
 	}
-	return w.wait(s.b)
+	err := w.wait(s.b)
+	if s.b.evict.over() {
+		s.b.evict.poke()
+	}
+	return err
 }
 
 // insertLocked puts one message into its queues, which are locked as the log is,
