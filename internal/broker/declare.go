@@ -179,7 +179,9 @@ func (s *Session) PurgeQueue(name string) (int, error) {
 			break
 		}
 		q.removeLocked(seq)
-		n++
+		if n++; len(q.settled) >= settledMost {
+			q.reportLocked()
+		}
 	}
 	q.reportLocked()
 	q.mu.Unlock()
@@ -294,20 +296,22 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 				k.entries[i] = entry{}
 			}
 		}
-		k.live = 0
+		k.live, k.entries = 0, nil
 		v.b.evict.remove(k)
+		if len(q.settled) >= settledMost {
+			q.dropSettledLocked()
+		}
 	})
 	q.chunks = chunks{}
 	q.ready, q.unacked = 0, 0
+	q.dropSettledLocked()
 	if q.logged {
 		l := v.b.log
 		l.mu.Lock()
-		l.dropLocked(q.num, q.settled)
 		l.blobLocked(recQueueGone, binary.AppendUvarint(nil, q.num))
 		w = l.waiterLocked()
 		l.unlockAndWake()
 	}
-	q.forgetLocked()
 	q.releaseLocked()
 	for b := range q.bindings {
 		if w2 := v.unbind(b); w2 != nil {
@@ -316,6 +320,17 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	}
 	v.changed()
 	return w
+}
+
+// dropSettledLocked forgets messages of a queue that is being deleted.
+func (q *Queue) dropSettledLocked() {
+	if q.logged {
+		l := q.v.b.log
+		l.mu.Lock()
+		l.dropLocked(q.num, q.settled)
+		l.unlockAndWake()
+	}
+	q.forgetLocked()
 }
 
 // cancelled tells the peer that the broker ended a consumer.

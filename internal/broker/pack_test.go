@@ -191,3 +191,39 @@ func TestBodiesLeaveMemoryWithoutPublishes(t *testing.T) {
 	}
 	eventually(t, func() bool { return w.b.evict.hot.Load() <= limit })
 }
+
+// A backlog that is packed is purged, and deleted, without a trace.
+func TestPackedBacklogGoesAtOnce(t *testing.T) {
+	small := func(c *Config) { c.HotBytes = 1 << 16 }
+	for name, end := range map[string]func(*client) (int, error){
+		"purge":  func(c *client) (int, error) { return c.PurgeQueue("q") },
+		"delete": func(c *client) (int, error) { return c.DeleteQueue("q", false, false) },
+	} {
+		w := newWorld(t, small)
+		c := w.client()
+		c.queue("q", true)
+		const n = 3*settledMost + 5
+		for range n {
+			c.publish("", "q", "x", true)
+		}
+		c.Close()
+		w.restart(small)
+		c = w.client()
+		if got, err := end(c); got != n || err != nil {
+			t.Errorf("%s: %d messages went, of %d: %v", name, got, n, err)
+		}
+		if _, _, live, _, _ := w.b.log.room(); live != 0 {
+			t.Errorf("%s: %d bytes are live", name, live)
+		}
+		if hot := w.b.evict.hot.Load(); hot != 0 {
+			t.Errorf("%s: %d bytes are in memory", name, hot)
+		}
+		c.queue("q", true)
+		c.ready("q", 0)
+		c.Close()
+		w.restart(small)
+		c = w.client()
+		c.ready("q", 0)
+		c.Close()
+	}
+}

@@ -42,6 +42,10 @@ const (
 	pressureLow  = 4 << 10
 )
 
+// settledMost is how many messages are taken out of a long queue before they are
+// forgotten: its index may be packed, and is not to be unpacked all at once.
+const settledMost = 2048
+
 type seqHeap []uint64
 
 func (h seqHeap) Len() int           { return len(h) }
