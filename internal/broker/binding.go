@@ -111,8 +111,6 @@ func (s *Session) UnbindQueue(queue, exchange, key string, args []byte) error {
 }
 
 // BindExchange sends to an exchange what another gets for this key.
-
-// BindExchange sends to an exchange what another gets for this key.
 func (s *Session) BindExchange(destination, source, key string, args []byte) error {
 	if destination == "" {
 		return errDefaultExchange()
@@ -125,8 +123,6 @@ func (s *Session) BindExchange(destination, source, key string, args []byte) err
 		return x, x.spec.Durable, nil
 	})
 }
-
-// UnbindExchange undoes BindExchange; what is not bound is no error.
 
 // UnbindExchange undoes BindExchange; what is not bound is no error.
 func (s *Session) UnbindExchange(destination, source, key string, args []byte) error {

@@ -68,6 +68,7 @@ type Broker struct {
 	alarms  alarms
 	blocked atomic.Pointer[string] // why publishers are blocked, nil if they are not
 
+	cleaning       sync.Mutex   // held by who cleans the journal
 	checkpointSize atomic.Int64 // bytes of the newest checkpoint
 
 	loading chan struct{}  // limits loads under way

@@ -73,6 +73,8 @@ func (l *log) room() (segs []segment, total, live, dead int64, newest uint64) {
 // cleanOnce does the most useful thing there is to do, and tells whether it did
 // one, so that there may be another.
 func (b *Broker) cleanOnce() (did bool, err error) {
+	b.cleaning.Lock() // two checkpoints at once would each be the other's waste
+	defer b.cleaning.Unlock()
 	l := b.log
 	if err := b.dropDead(); err != nil {
 		return false, err
@@ -113,7 +115,6 @@ func (b *Broker) cleanOnce() (did bool, err error) {
 		switch {
 		case s.number == newest:
 			if gains && (s.bytes-s.live > l.segmentMax/4 || slack == 0 && s.bytes > 2*s.live+1<<16) {
-				l.roll.Store(true)
 				return true, b.takeCheckpoint()
 			}
 		case s.waste() < wasteMin:
@@ -178,6 +179,8 @@ func (b *Broker) dropDead() error {
 // under its own lock: what changes meanwhile follows in the log.
 func (b *Broker) takeCheckpoint() error {
 	l := b.log
+	// It begins a segment, so that all before it can go.
+	l.roll.Store(true)
 	began := make(chan uint64, 1)
 	l.mu.Lock()
 	l.recs = append(l.recs, record{kind: recCheckpoint, ext: &recordExt{

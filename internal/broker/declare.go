@@ -15,8 +15,6 @@ type QueueSpec struct {
 }
 
 // QueueInfo is what a declaration tells.
-
-// QueueInfo is what a declaration tells.
 type QueueInfo struct {
 	Name      string
 	Messages  int // ready
@@ -128,8 +126,6 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 }
 
 // addQueue adds a queue without a record. v.mu is held, or nobody else is there.
-
-// addQueue adds a queue without a record. v.mu is held, or nobody else is there.
 func (v *VHost) addQueue(num uint64, spec QueueSpec) *Queue {
 	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive}
 	v.queues[spec.Name] = q
@@ -161,8 +157,6 @@ func (q *Queue) check(spec *QueueSpec, s *Session) error {
 	}
 	return nil
 }
-
-// PurgeQueue removes the ready messages of a queue and returns their number.
 
 // PurgeQueue removes the ready messages of a queue and returns their number.
 func (s *Session) PurgeQueue(name string) (int, error) {
@@ -236,8 +230,6 @@ func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) 
 }
 
 // deleteUnused removes an auto-delete queue that lost its last consumer.
-
-// deleteUnused removes an auto-delete queue that lost its last consumer.
 func (v *VHost) deleteUnused(q *Queue) {
 	v.mu.Lock()
 	q.mu.Lock()
@@ -247,8 +239,6 @@ func (v *VHost) deleteUnused(q *Queue) {
 	q.mu.Unlock()
 	v.mu.Unlock()
 }
-
-// deleteExclusive removes the queues that belong to the session.
 
 // deleteExclusive removes the queues that belong to the session.
 func (s *Session) deleteExclusive() {
@@ -332,8 +322,6 @@ func (q *Queue) dropSettledLocked() {
 	}
 	q.forgetLocked()
 }
-
-// cancelled tells the peer that the broker ended a consumer.
 
 // cancelled tells the peer that the broker ended a consumer.
 func (s *Session) cancelled(c *Consumer) {

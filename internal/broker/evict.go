@@ -11,10 +11,11 @@ import (
 )
 
 const (
-	loadAhead = 16      // chunks that may be loaded in front of the consumers
-	loadFrom  = 8       // chunks in front of the consumers that are not loaded when the next are
-	loadBytes = 1 << 20 // bytes read back at once; and of a chunk in front of the consumers that are kept
-	loaders   = 4       // reads under way at once
+	loadAhead = 16       // chunks that may be loaded in front of the consumers
+	loadFrom  = 8        // chunks in front of the consumers that are not loaded when the next are
+	loadBytes = 1 << 20  // bytes read back at once; and of a chunk in front of the consumers that are kept
+	loadLess  = 64 << 10 // instead of loadBytes, while there is too much in memory
+	loaders   = 4        // reads under way at once
 )
 
 // evictor keeps the bytes of bodies in memory near a limit. It holds every
@@ -26,6 +27,7 @@ type evictor struct {
 	hot   atomic.Int64 // bytes of blocks in memory
 	wake  chan struct{}
 	spill []*stored // of the evictor's goroutine
+	kept  int64     // bytes that this pass left in front of consumers, of all queues; likewise
 
 	mu   sync.Mutex
 	root chunk // of the list
@@ -90,6 +92,7 @@ func (e *evictor) run() {
 			return
 		}
 		var last *chunk
+		e.kept = 0
 		for e.hot.Load() > e.limit*7/8 {
 			k := e.oldest(last)
 			if k == nil {
@@ -121,7 +124,7 @@ func (e *evictor) evict(k *chunk) bool {
 		return true
 	}
 	keep := 0 // bytes that are about to be delivered
-	if at, next := k.first>>chunkShift, q.next>>chunkShift; len(q.consumers) > 0 && at >= next && at <= next+loadAhead {
+	if at, next := k.first>>chunkShift, q.next>>chunkShift; len(q.consumers) > 0 && at >= next && at <= next+loadAhead && e.kept < e.limit/2 {
 		keep = loadBytes
 	}
 	if k.loading != nil {
@@ -136,6 +139,7 @@ func (e *evictor) evict(k *chunk) bool {
 		}
 		if keep > 0 && k.first+uint64(i) >= q.next {
 			keep -= int(m.size)
+			e.kept += int64(m.size)
 			left++
 			continue
 		}
@@ -176,9 +180,12 @@ func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
 	done := make(chan struct{})
 	var ks []*chunk
 	var msgs []*stored
-	size := 0
+	size, most := 0, loadBytes
+	if q.v.b.evict.over() {
+		most = loadLess
+	}
 	last := max(seq, q.next)>>chunkShift + loadAhead
-	for n := seq >> chunkShift; n <= last && n-q.chunks.base < uint64(q.chunks.len()) && size < loadBytes; n++ {
+	for n := seq >> chunkShift; n <= last && n-q.chunks.base < uint64(q.chunks.len()) && size < most; n++ {
 		k := q.chunks.at(n << chunkShift)
 		if k == nil {
 			continue
@@ -192,7 +199,7 @@ func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
 			if k.first+uint64(i) < seq || k.entries[i].state != ready {
 				continue
 			}
-			if m := k.entries[i].msg; m.data.Load() == nil && (size < loadBytes || len(msgs) == 0) {
+			if m := k.entries[i].msg; m.data.Load() == nil && (size < most || len(msgs) == 0) {
 				msgs = append(msgs, m)
 				size += int(m.size)
 			}

@@ -179,8 +179,6 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 }
 
 // dropExchange removes an exchange, and what goes with it. v.mu is held.
-
-// dropExchange removes an exchange, and what goes with it. v.mu is held.
 func (v *VHost) dropExchange(x *exchange) (w *waiter) {
 	delete(v.exchanges, x.spec.Name)
 	for _, b := range x.bindings {

@@ -61,8 +61,6 @@ func (p *publisher) route(m *Publish) (*path, error) {
 }
 
 // isPlain tells whether a property list was found to need nothing special.
-
-// isPlain tells whether a property list was found to need nothing special.
 func (p *publisher) isPlain(props []byte) bool { return string(props) == string(p.checked) }
 
 func (p *publisher) sameName(m *Publish) bool {

@@ -37,8 +37,6 @@ func (b *Broker) AddVHost(name string) error {
 }
 
 // addVHost adds it without a record. b.mu is held, or nobody else is there.
-
-// addVHost adds it without a record. b.mu is held, or nobody else is there.
 func (b *Broker) addVHost(name string) *VHost {
 	v := &VHost{b: b, name: name, exchanges: map[string]*exchange{}, queues: map[string]*Queue{}}
 	for name, typ := range builtIn {
@@ -61,8 +59,6 @@ func (v *VHost) locked(name string) *Error {
 }
 
 // queue finds a queue that the session may use.
-
-// queue finds a queue that the session may use.
 func (v *VHost) queue(name string, s *Session) (*Queue, error) {
 	v.mu.RLock()
 	q := v.queues[name]
@@ -75,8 +71,6 @@ func (v *VHost) queue(name string, s *Session) (*Queue, error) {
 	}
 	return q, nil
 }
-
-// changed makes every remembered route stale. v.mu is held.
 
 // changed makes every remembered route stale. v.mu is held.
 func (v *VHost) changed() { v.version.Add(1) }
