@@ -101,6 +101,15 @@ var layers = []layer{
 		others:   []string{"golang.org/x/..."},
 	},
 	{
+		packages: "internal/pipenet",
+		why:      "a network within a process, of no protocol",
+	},
+	{
+		packages: "internal/faultbroker",
+		why:      "a broker that misbehaves, for tests: of the product it knows only the wire format",
+		mine:     []string{"internal/pipenet", "internal/wire/amqpwire"},
+	},
+	{
 		packages: "internal/amqpserver",
 		why:      "one protocol: its wire format above, the broker below, no journal and no other protocol",
 		mine:     []string{"internal/broker", "internal/wire/amqpwire", "internal/netserve", "internal/auth", "internal/message"},
