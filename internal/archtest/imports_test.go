@@ -125,10 +125,24 @@ var layers = []layer{
 		others: []string{"..."},
 	},
 	{
+		packages: "internal/verify",
+		why:      "counts what becomes of messages, by the public client alone",
+		mine:     []string{""},
+	},
+	{
+		packages: "internal/loadtest",
+		why:      "load and its measures, by the public client alone",
+		mine:     []string{""},
+		others:   []string{"github.com/HdrHistogram/hdrhistogram-go"},
+	},
+	{
 		packages: "internal/cli",
 		why:      "the command line: the root for servers, the public client for everything else",
-		mine:     []string{"", "internal/app", "internal/broker", "internal/journal/...", "internal/vfs"},
-		others:   []string{"..."},
+		mine: []string{
+			"", "internal/app", "internal/broker", "internal/endpoint", "internal/journal/...", "internal/loadtest",
+			"internal/verify", "internal/vfs",
+		},
+		others: []string{"..."},
 	},
 	{
 		packages: "cmd/...",

@@ -81,7 +81,7 @@ func Run(ctx context.Context, sys System) int {
 	}
 	fmt.Fprintf(sys.Stderr, "%s: %v\n", cmd.CommandPath(), err)
 	if failed := (*failure)(nil); errors.As(err, &failed) {
-		return exitFailed
+		return failed.code
 	}
 	fmt.Fprintf(sys.Stderr, "`%s --help` says more.\n", cmd.CommandPath())
 	return exitUsage
@@ -89,7 +89,10 @@ func Run(ctx context.Context, sys System) int {
 
 // A failure is an error of a command that was rightly called. All others are of
 // its usage.
-type failure struct{ err error }
+type failure struct {
+	err  error
+	code int // the process's exit code
+}
 
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
@@ -98,7 +101,7 @@ func failed(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &failure{err}
+	return &failure{err: err, code: exitFailed}
 }
 
 func newRoot(sys System) *cobra.Command {

@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ferrymq/ferry/internal/endpoint"
+)
+
+// Exit codes of commands that are clients of a broker.
+const (
+	exitNoBroker = 3 // no broker was reachable
+	exitRefused  = 4 // the broker refused something, or had no queue for it
+	exitLeft     = 5 // something is unconfirmed, lost or left over
+)
+
+// exitCodesHelp is the table for the help of a client command. left says what
+// 5 means there.
+func exitCodesHelp(left string) string {
+	return `Exit codes:
+  0  done
+  1  failed
+  2  the command was not called rightly
+  3  no broker was reachable
+  4  the broker refused
+  5  ` + left
+}
+
+// connectionHelp is what the help of a client command says of --url.
+const connectionHelp = `The brokers are those of --url, else of $FERRY_URL, $AMQP_URL or $RABBITMQ_URL,
+else of $RABBIT_HOST, $RABBIT_PORT, $RABBIT_USERNAME and $RABBIT_PASSWORD, else
+amqp://guest:guest@localhost:5672/. If there are several, they are tried in
+turn, and the next one is used when a connection is lost.`
+
+// clientFlags are the flags that all client commands have.
+type clientFlags struct {
+	urls  []string
+	quiet bool
+}
+
+func (c *clientFlags) add(flags *pflag.FlagSet) {
+	flags.StringArrayVarP(&c.urls, "url", "u", nil, "`URL` of a broker; repeat it, or write a list with commas, or failover:(a,b), for several")
+	flags.BoolVar(&c.quiet, "quiet", false, "say nothing of connections lost and made, nor of progress")
+}
+
+// url is what a client dials: one URL or a list of them.
+func (c *clientFlags) url(getenv func(string) string) (string, error) {
+	return brokerURL(c.urls, getenv)
+}
+
+// brokerURL makes one text, as a client dials it, of the values of a flag or of
+// what the environment says instead.
+func brokerURL(given []string, getenv func(string) string) (string, error) {
+	var list []string
+	for _, u := range given {
+		if u = strings.TrimSpace(u); u != "" {
+			list = append(list, u)
+		}
+	}
+	if len(list) > 1 {
+		for _, u := range list {
+			if strings.HasPrefix(strings.ToLower(u), "failover:") {
+				return "", errors.New("--url: failover:(…) is a list of its own; give it alone, or each broker with a --url")
+			}
+		}
+	}
+	all := strings.Join(list, ",")
+	if all == "" {
+		all, _ = endpoint.FromEnvironment(getenv)
+	}
+	_, err := endpoint.Parse(all)
+	return all, err
+}
+
+// keyValues makes arguments of a queue of K=V texts. A value that is a whole
+// number, true or false is one; all others are texts.
+func keyValues(flag string, given []string) (map[string]any, error) {
+	arguments := make(map[string]any, len(given))
+	for _, kv := range given {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("--%s: %q is not KEY=VALUE", flag, kv)
+		}
+		arguments[k] = argument(v)
+	}
+	return arguments, nil
+}
+
+func argument(v string) any {
+	if n, err := strconv.ParseInt(v, 10, 64); err == nil {
+		return n
+	}
+	if v == "true" || v == "false" {
+		return v == "true"
+	}
+	return v
+}
