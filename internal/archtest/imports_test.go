@@ -110,6 +110,11 @@ var layers = []layer{
 		mine:     []string{"internal/pipenet", "internal/wire/amqpwire"},
 	},
 	{
+		packages: "internal/endpoint",
+		why:      "brokers' URLs: it connects to nothing, and reads certificate files only",
+		not:      []string{"context", "log", "net", "net/http", "os/exec", "syscall"},
+	},
+	{
 		packages: "internal/amqpserver",
 		why:      "one protocol: its wire format above, the broker below, no journal and no other protocol",
 		mine:     []string{"internal/broker", "internal/wire/amqpwire", "internal/netserve", "internal/auth", "internal/message"},
