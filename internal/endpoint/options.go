@@ -106,6 +106,8 @@ func attempts(field *int, value string) error {
 	return err
 }
 
+var withoutDashes = strings.NewReplacer("-", "", "_", "")
+
 // nearest is a half sentence with the name that is most like one that is not
 // known, or nothing. It holds nothing of the unknown name.
 func nearest(unknown string, names []string) string {
@@ -116,9 +118,7 @@ func nearest(unknown string, names []string) string {
 	if len(unknown) > longest {
 		return ""
 	}
-	plain := func(s string) string {
-		return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s))
-	}
+	plain := func(s string) string { return withoutDashes.Replace(strings.ToLower(s)) }
 	best, distance := "", furthest+1
 	for _, name := range names {
 		if d := edits(plain(unknown), plain(name)); d < distance && d < len(name)/2+1 {

@@ -69,27 +69,46 @@ type reader struct {
 
 func (r *reader) fault(text string) { r.faults = append(r.faults, errors.New(text)) }
 
-// A piece is part of a text that a user gave.
+// A source is one text that a user gave. From clear to dark there is nothing
+// secret in it: what stands behind the last @ is of no URL's password, and what
+// stands before the first parameter with a name such as password is of no
+// key's.
+type source struct {
+	text        string
+	clear, dark int
+}
+
+func newSource(text string) *source {
+	s := &source{text: text, clear: strings.LastIndexByte(text, '@') + 1, dark: len(text)}
+	for i := s.clear; i < len(text); i++ {
+		rest := text[i:]
+		const name = "pass"
+		if len(rest) >= len(name) && strings.EqualFold(rest[:len(name)], name) ||
+			len(rest) >= 2 && rest[0] == '%' && rest[1] >= '4' && rest[1] <= '7' { // a letter that hides in such a name
+			s.dark = i
+			break
+		}
+	}
+	return s
+}
+
+// A piece is part of a source.
 type piece struct {
-	whole string
-	at    int // where in whole it begins
-	text  string
+	of   *source
+	at   int // where it begins
+	text string
 }
 
 // part is the piece of p from one byte to another.
 func (p piece) part(from, to int) piece {
-	return piece{p.whole, p.at + from, p.text[from:to]}
+	return piece{p.of, p.at + from, p.text[from:to]}
 }
 
 // quote is the text in quotes behind a space, or nothing if it may be part of
-// a secret: what stands behind the last @ is of no URL's password, and what
-// stands before the first parameter with a name such as password is of no
-// key's.
+// a secret.
 func (p piece) quote() string {
 	const longest = 64
-	end := p.at + len(p.text)
-	clear := strings.LastIndexByte(p.whole, '@') + 1
-	if p.at < clear || len(p.text) > longest || strings.Contains(strings.ToLower(p.whole[clear:end]), "pass") {
+	if p.at < p.of.clear || p.at+len(p.text) > p.of.dark || len(p.text) > longest {
 		return ""
 	}
 	return " " + strconv.Quote(p.text)
@@ -101,6 +120,9 @@ func hasFailover(text string) bool {
 	return len(text) >= len(failoverPrefix) && strings.EqualFold(text[:len(failoverPrefix)], failoverPrefix)
 }
 
+// maxText is the longest text, in bytes: room for hundreds of brokers.
+const maxText = 32 << 10
+
 // read reads one text as Parse takes it.
 func (r *reader) read(text string) {
 	if i := strings.IndexFunc(text, func(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) }); i >= 0 {
@@ -111,7 +133,11 @@ func (r *reader) read(text string) {
 		r.urls = append(r.urls, broken("is empty"))
 		return
 	}
-	whole := piece{whole: text, text: text}
+	if len(text) > maxText {
+		r.urls = append(r.urls, broken("is longer than %d bytes", maxText))
+		return
+	}
+	whole := piece{of: newSource(text), text: text}
 	var query piece
 	if hasFailover(text) {
 		var ok bool
@@ -249,10 +275,9 @@ func brokers(list []piece) []*broker {
 			// The end of a URL whose user or password holds a comma: none of
 			// the pieces since its scheme is what it seems to be.
 			u = broken("holds a comma before its @: in a user or password it is written %%2C")
-			for begin--; begin > 0 && schemeEnd(list[begin].text) < 0; begin-- {
-			}
-			for len(begins) > 0 && begins[len(begins)-1] >= begin {
-				urls, begins = urls[:len(urls)-1], begins[:len(begins)-1]
+			for begin == i || begin > 0 && schemeEnd(list[begin].text) < 0 {
+				last := len(urls) - 1
+				begin, urls, begins = begins[last], urls[:last], begins[:last]
 			}
 		case u.bare && !strings.Contains(p.text, ":") && strings.Contains(list[i-1].text, "?"):
 			u = broken("is a name without a port behind parameters: if it belongs to them, its comma is written %%2C")

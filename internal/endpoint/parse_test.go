@@ -176,6 +176,7 @@ func TestFaults(t *testing.T) {
 		want string // part of the error
 	}{
 		{"", "is empty"},
+		{"amqp://" + strings.Repeat("a", maxText), "is longer than 32768 bytes"},
 		{"amqp://a,,amqp://b", "broker URL 2 of 3: is empty"},
 		{"amqp://a,", "broker URL 2 of 2: is empty"},
 		{"amqp://host/ -http_port=8080", "space or a control character, at byte 13"},
@@ -190,6 +191,7 @@ func TestFaults(t *testing.T) {
 		{"amqp://u:a,b@host", "holds a comma before its @: in a user or password it is written %2C"},
 		{"amqp://ok,amqp://u:a,b,c@host,amqp://fine?x=1", "broker URL 2 of 3: holds a comma"},
 		{"amqp://u:a,b@c,d@host", "broker URL: holds a comma"},
+		{"amqp://ok,b,c@d,e,f@g,h:1?x,", "broker URL 1 of 3: holds a comma"},
 		{"amqp://u:a#b@host", "holds a #, which is written %23"},
 		{"amqp://u:a?b@host", "holds a @ behind the host: in a user or password , / ? # @ and % are written"},
 		{"amqp://u:a/b@host", "holds a @ behind the host"},
@@ -328,6 +330,8 @@ func TestErrorsHoldNoKeyPassword(t *testing.T) {
 		"amqps://h?password=a,hush,b?hush=1",
 		"amqps://h?password=%zzhush&colour=1",
 		"amqps://h?passwrd=a&hush=1",
+		"amqps://h?p%61ssword=a&hush=1",
+		"amqps://h/\u212a\u0130\u212a?Password=a&hush=1",
 		"failover:(amqps://h)?nested.password=a&hush=1&randomize=hush",
 		"failover:(amqps://h?password=a)?hush=1",
 		"amqps://h?verify=hush&heartbeat=hush",
@@ -413,6 +417,20 @@ func FuzzPasswordsStaySecret(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestLongTextsTakeNoTime would take minutes if work grew by more than the
+// square of the length.
+func TestLongTextsTakeNoTime(t *testing.T) {
+	for _, unit := range []string{",", ",@", "&x", "1", "1,", "(", "failover:", "a://", ",a://@", "%", "%61", "@", "?heart-beat=1,1"} {
+		for _, prefix := range []string{"", "amqp://a?", "failover:(a)?"} {
+			text := prefix + unit
+			text += strings.Repeat(unit, (maxText-len(text))/len(unit))
+			if l, err := Parse(text); err == nil && len(l.Endpoints) == 0 {
+				t.Errorf("%q and so on: neither an endpoint nor an error", prefix+unit)
+			}
+		}
+	}
 }
 
 func TestNearestNames(t *testing.T) {
