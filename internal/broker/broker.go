@@ -11,9 +11,10 @@
 //
 // # Locks
 //
-// In this order, each before those behind it: VHost.mu, Queue.mu (several only
-// in the order of their numbers), Session.mu, log.mu. The evictor's and the
-// scratch file's mutexes are innermost. Nothing waits for I/O under any.
+// In this order, each before those behind it: VHost.mu, producer.mu (several
+// only in the order of their names), Queue.mu (several only in the order of
+// their numbers), Session.mu, log.mu. The evictor's and the scratch file's
+// mutexes are innermost. Nothing waits for I/O under any.
 package broker
 
 import (
@@ -55,6 +56,7 @@ type Config struct {
 	CleanEvery   time.Duration // how often the journal is looked at for cleaning; 0: 500 ms
 
 	batchBytes, partBytes int // of tests: batchBody and partSize
+	producers             int // of tests: producersMax
 }
 
 // Broker holds everything. Open makes one.

@@ -20,6 +20,7 @@ type Channel struct {
 	tx        *transaction
 	replies   *Consumer // of direct replies
 	incoming  *Incoming // that is not complete
+	producer  *producer // of the last message that had one
 
 	// Guarded by s.mu.
 	closed   bool

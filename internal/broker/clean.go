@@ -231,6 +231,19 @@ func (b *Broker) takeCheckpoint() error {
 				}
 			}
 		}
+		for _, p := range v.producers.list() {
+			p.mu.Lock()
+			if blob := p.recordLocked(); blob != nil && !p.gone {
+				put(recAccepted, blob)
+			}
+			p.mu.Unlock()
+			if written > stateStep {
+				written = 0
+				if err := b.flushLog(); err != nil {
+					return err
+				}
+			}
+		}
 		v.mu.RLock()
 		for _, x := range v.exchanges {
 			for _, bind := range x.bindings {

@@ -92,6 +92,7 @@ type confirmRange struct {
 type batchBuffers struct {
 	head     []byte
 	small    []byte
+	accepted []byte // records that are complete, for the head
 	cuts     []pieceCut
 	pieces   [][]byte
 	size     int
@@ -122,7 +123,7 @@ func (bb *batchBuffers) reset() {
 	clear(bb.waiters)
 	clear(bb.moved)
 	*bb = batchBuffers{
-		head: bb.head[:0], small: bb.small[:0], cuts: bb.cuts[:0], pieces: bb.pieces[:0],
+		head: bb.head[:0], small: bb.small[:0], accepted: bb.accepted[:0], cuts: bb.cuts[:0], pieces: bb.pieces[:0],
 		msgs: bb.msgs[:0], confirms: bb.confirms[:0], waiters: bb.waiters[:0], moved: bb.moved[:0],
 	}
 }
@@ -143,7 +144,7 @@ func (bb *batchBuffers) body(block []byte) (offset int) {
 func (l *log) encode(recs []record, w *waiter) {
 	bb := l.buffers()
 	for i := 0; i < len(recs); {
-		if bb.size >= l.batchMax || len(bb.head) >= l.batchMax {
+		if bb.size >= l.batchMax || len(bb.head)+len(bb.accepted)+l.notedBytes >= l.batchMax {
 			l.send(bb)
 			select {
 			case l.slots <- struct{}{}:
@@ -157,6 +158,8 @@ func (l *log) encode(recs []record, w *waiter) {
 		bb.mixed = bb.mixed || !plain(r.kind)
 		switch r.kind {
 		case recNone:
+			l.note(bb, r)
+			bb.confirm(r)
 			i++
 		case recRun:
 			if int(r.m.size) > l.partMax {
@@ -167,7 +170,7 @@ func (l *log) encode(recs []record, w *waiter) {
 				continue
 			}
 			n, size := 1, bb.size+int(r.m.size)
-			for i+n < len(recs) && size < l.batchMax {
+			for i+n < len(recs) && size < l.batchMax && n < runMax {
 				x := &recs[i+n]
 				if x.kind != recRun || x.q != r.q || x.seq != r.seq+uint64(n) || int(x.m.size) > l.partMax {
 					break
@@ -209,6 +212,7 @@ func (l *log) encode(recs []record, w *waiter) {
 		default:
 			switch r.kind {
 			case recTxBegin:
+				l.writeNoted(bb)
 				l.open = true
 			case recTxEnd:
 				l.open = false
@@ -247,9 +251,54 @@ func (l *log) skipSettled(bb *batchBuffers, recs []record) {
 			}
 			continue
 		}
+		if r.ext != nil && r.ext.from != nil {
+			*r = r.withoutMessage()
+			continue
+		}
 		bb.confirm(r)
 		*r = record{}
 	}
+}
+
+// note adds the identity of a record's message, if it has one, to what was
+// accepted with this batch.
+func (l *log) note(bb *batchBuffers, r *record) {
+	if r.ext == nil || r.ext.from == nil {
+		return
+	}
+	p := r.ext.from
+	switch b := &p.batch; {
+	case b.last == 0:
+		*b = span{r.n, r.n}
+		l.noted = append(l.noted, p)
+		l.notedBytes += len(p.of.vhost) + len(p.name) + acceptedOverhead
+	case r.n == b.last+1:
+		b.last++
+	default:
+		bb.accepted = p.appendBatch(bb.accepted)
+		*b = span{r.n, r.n}
+	}
+}
+
+// writeNoted writes what was noted: before the batch is sent, and before a
+// transaction begins, whose end may be in another batch.
+func (l *log) writeNoted(bb *batchBuffers) {
+	if len(l.noted) == 0 {
+		return
+	}
+	bb.mixed = true
+	bb.head = append(bb.head, bb.accepted...)
+	for _, p := range l.noted {
+		bb.head = p.appendBatch(bb.head)
+		p.batch = span{}
+	}
+	clear(l.noted)
+	l.noted, l.notedBytes, bb.accepted = l.noted[:0], 0, bb.accepted[:0]
+}
+
+// appendBatch appends the record of what the open batch has of a producer.
+func (p *producer) appendBatch(head []byte) []byte {
+	return appendAccepted(append(head, recAccepted), p.of.vhost, p.name, nil, p.batch)
 }
 
 func appendTargets(dst []byte, targets []target) []byte {
@@ -269,6 +318,7 @@ func (l *log) place(bb *batchBuffers, r *record) {
 	m.ref = journal.Ref{Position: l.pos + 1, Offset: uint32(bb.body(m.block())), Length: m.size}
 	m.placed.Store(inJournal)
 	bb.msgs = append(bb.msgs, m)
+	l.note(bb, r)
 	bb.confirm(r)
 }
 
@@ -279,11 +329,15 @@ func (bb *batchBuffers) confirm(r *record) {
 	if r.ch == nil {
 		return
 	}
+	to := r.tag
+	if r.kind == recNone && r.ext == nil {
+		to += r.n
+	}
 	if n := len(bb.confirms); n > 0 && bb.confirms[n-1].ch == r.ch && bb.confirms[n-1].to+1 == r.tag {
-		bb.confirms[n-1].to = r.tag
+		bb.confirms[n-1].to = to
 		return
 	}
-	bb.confirms = append(bb.confirms, confirmRange{r.ch, r.tag, r.tag})
+	bb.confirms = append(bb.confirms, confirmRange{r.ch, r.tag, to})
 }
 
 // encodeParts writes a large block in parts, each in the batch that is open, so
@@ -322,6 +376,7 @@ func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchB
 	r.m.ref = refs[len(refs)-1]
 	r.m.placed.Store(inJournal)
 	bb.msgs = append(bb.msgs, r.m)
+	l.note(bb, r)
 	bb.confirm(r)
 	return bb
 }
@@ -337,6 +392,7 @@ func (l *log) buffers() *batchBuffers {
 
 // send hands a batch to the journal.
 func (l *log) send(bb *batchBuffers) {
+	l.writeNoted(bb)
 	bb.inTx = l.open
 	at := 0
 	for _, c := range bb.cuts {

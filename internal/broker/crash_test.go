@@ -44,10 +44,11 @@ const never = math.MaxInt
 type note struct {
 	text     string
 	queue    string
-	begun    int // when it was about to be published
-	sure     int // when it was known to be safe
-	settling int // when its settlement was about to begin
-	settled  int // when that was known to be safe
+	id       string // its identity, empty: it has none
+	begun    int    // when it was about to be published
+	sure     int    // when it was known to be safe
+	settling int    // when its settlement was about to begin
+	settled  int    // when that was known to be safe
 }
 
 // An action is a change of topology.
@@ -67,6 +68,7 @@ type story struct {
 	actions []action
 	wholes  []whole
 	count   int
+	ids     map[string]int // the last number of each producer
 }
 
 // tiny settings make a small journal do all that a large one does.
@@ -78,7 +80,7 @@ func tiny(c *Config) {
 func newStory(t *testing.T) *story {
 	m := vfs.NewMem()
 	m.Record()
-	s := &story{world: &world{t: t, fs: m, wrap: func(m *vfs.Mem) vfs.FS { return noBallast{m} }}}
+	s := &story{world: &world{t: t, fs: m, wrap: func(m *vfs.Mem) vfs.FS { return noBallast{m} }}, ids: map[string]int{}}
 	s.start(tiny)
 	return s
 }
@@ -137,15 +139,26 @@ func (s *story) unbind(c *client, exchange, key, queue string) {
 }
 
 // post publishes a message of a size, and notes it for all queues that get it.
+// Most have an identity.
 func (s *story) post(c *client, exchange, key string, size int, persistent bool, queues ...string) []*note {
 	s.t.Helper()
 	s.count++
 	text := noteText(s.count, size)
+	id := ""
+	if s.count%4 > 0 {
+		p := "p" + strings.Repeat("q", s.count%4-1)
+		s.ids[p]++
+		id = fmt.Sprint(p, "-", s.ids[p])
+	}
 	var list []*note
 	for _, q := range queues {
-		list = append(list, &note{text, q, s.now(), never, never, never})
+		list = append(list, &note{text, q, id, s.now(), never, never, never})
 	}
-	c.publish(exchange, key, text, persistent)
+	if id == "" {
+		c.publish(exchange, key, text, persistent)
+	} else {
+		c.bring(exchange, key, id, text, persistent)
+	}
 	if persistent {
 		s.notes = append(s.notes, list...)
 	}
@@ -372,6 +385,77 @@ func (w *world) found(c *client) (map[string][]string, error) {
 	return all, nil
 }
 
+// bring publishes a message with an identity.
+func (c *client) bring(exchange, key, id, text string, persistent bool) {
+	c.t.Helper()
+	err := c.ch.Publish(&Publish{
+		Exchange: []byte(exchange), Key: []byte(key), Persistent: persistent, Properties: named(id), Body: []byte(text),
+	})
+	if err != nil {
+		c.t.Fatalf("publish %s: %v", id, err)
+	}
+	c.Flush()
+}
+
+// resend brings messages again, to another queue, as publishers do after a crash
+// that left all. Those that were confirmed, and those that are there, must be
+// dropped; those that are lost must not.
+func (s *story) resend(w *world, at int, all map[string][]string) error {
+	c := w.client()
+	defer c.Close()
+	if _, err := c.DeclareQueue(QueueSpec{Name: "resent", Durable: true}); err != nil {
+		return err
+	}
+	if err := c.ch.ConfirmSelect(); err != nil {
+		return err
+	}
+	begun := 0
+	for begun < len(s.notes) && s.notes[begun].begun <= at {
+		begun++
+	}
+	type state struct{ there, sure, lost bool }
+	known := map[string]*state{}
+	for i, n := range s.notes {
+		if near := i > begun-40 && i < begun+3; n.id == "" || !near && i%23 > 0 && !long {
+			continue
+		}
+		x := known[n.id]
+		if x == nil {
+			x = &state{}
+			known[n.id] = x
+			c.bring("", "resent", n.id, n.id, true)
+			c.bring("", "resent", n.id, n.id, true) // and again
+		}
+		there := slices.Contains(all[n.queue], n.text)
+		x.there = x.there || there
+		x.sure = x.sure || n.sure <= at
+		x.lost = x.lost || !there && n.settling > at
+	}
+	for c.told() < c.ch.published {
+		c.next(EventConfirm)
+	}
+	taken := c.drain("resent")
+	for id, x := range known {
+		n := 0
+		for _, t := range taken {
+			if t == id {
+				n++
+			}
+		}
+		switch {
+		case n > 1:
+			return fmt.Errorf("%s is taken %d times", id, n)
+		case n > 0 && x.sure:
+			return fmt.Errorf("%s is taken again, it was confirmed", id)
+		case n > 0 && x.there:
+			return fmt.Errorf("%s is taken again, it is there", id)
+		case n == 0 && x.lost && !x.there && !x.sure:
+			return fmt.Errorf("%s is dropped, and is not there", id)
+		}
+	}
+	return nil
+}
+
 // check compares a broker that was started on what a crash at a time left.
 func (s *story) check(w *world, at int) error {
 	c := w.client()
@@ -380,6 +464,9 @@ func (s *story) check(w *world, at int) error {
 		return nil
 	}
 	all, err := w.found(c)
+	if err == nil {
+		err = s.resend(w, at, all)
+	}
 	if err != nil {
 		return err
 	}

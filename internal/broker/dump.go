@@ -42,6 +42,9 @@ type RecordInfo struct {
 	Tail       uint64       // the next sequence number of a queue
 	Floor      uint64       // all below is settled
 	SettledRun []SettledRun // and these, above it
+
+	// Of messages with an identity: those of the producer Name that were accepted.
+	Accepted []AcceptedRun
 }
 
 // MessageRef names a message by its queue's number and its place there.
@@ -49,6 +52,9 @@ type MessageRef struct{ Queue, Seq uint64 }
 
 // SettledRun is a run of sequence numbers that are settled.
 type SettledRun struct{ First, Count uint64 }
+
+// AcceptedRun is a run of a producer's numbers, both ends included.
+type AcceptedRun struct{ First, Last uint64 }
 
 var recordNames = [...]string{
 	recNone:          "nothing",
@@ -70,6 +76,7 @@ var recordNames = [...]string{
 	recCheckpoint:    "checkpoint",
 	recState:         "queue-state",
 	recCheckpointEnd: "checkpoint-end",
+	recAccepted:      "accepted",
 }
 
 // DescribeHead calls visit with each record of a batch's head, in order. What
@@ -154,6 +161,15 @@ func (d *describer) record() (RecordInfo, error) {
 		}
 	case recCheckpointEnd:
 		r.Position = d.num()
+	case recAccepted:
+		r.VHost, r.Name = d.text(), d.text()
+		r.Accepted = make([]AcceptedRun, d.count())
+		end := uint64(0)
+		for i := range r.Accepted {
+			var s span
+			s, end = d.acceptedRun(end)
+			r.Accepted[i] = AcceptedRun{s.first, s.last}
+		}
 	}
 	return r, d.err
 }

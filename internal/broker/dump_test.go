@@ -91,6 +91,10 @@ var described = []struct {
 		},
 	},
 	{nums(recCheckpointEnd, 33), RecordInfo{Kind: "checkpoint-end", Position: 33}},
+	{
+		append(texts(nums(recAccepted), "v", "p0"), 2, 5, 3, 1, 2),
+		RecordInfo{Kind: "accepted", VHost: "v", Name: "p0", Accepted: []AcceptedRun{{5, 7}, {9, 10}}},
+	},
 }
 
 func TestDescribeHeadKnowsEveryRecord(t *testing.T) {

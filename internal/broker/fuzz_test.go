@@ -17,7 +17,7 @@ func batchKinds(visit func(kind string)) func(journal.Batch) error {
 
 // heads are what a broker writes, for fuzzing to begin with.
 func heads(f *testing.F) (all [][]byte) {
-	s := &story{world: &world{t: f, fs: vfs.NewMem()}}
+	s := &story{world: &world{t: f, fs: vfs.NewMem()}, ids: map[string]int{}}
 	s.fs.Record()
 	s.start(tiny)
 	s.tell()

@@ -14,9 +14,13 @@ const (
 	inPiece    = 32 << 10 // blocks of at least this size go to the journal uncopied
 	partSize   = 2 << 20  // larger blocks are written in parts of this size
 	logPending = 64 << 20 // bytes that wait for the journal, before publishers are held
+	runMax     = 8 << 10  // messages of one record; each may be of another producer, whose record stands beside it
 )
 
-// A record is one change that waits to be written.
+// A record is one change that waits to be written. One of a message that has an
+// identity holds its number in n, and its producer in ext; it does so also when
+// the message needs no record any more, as recNone. A recNone without ext confirms
+// the n publishes behind tag too.
 type record struct {
 	kind recordKind
 	n    uint64
@@ -31,6 +35,7 @@ type record struct {
 type recordExt struct {
 	targets []target
 	blob    []byte // an encoded record
+	from    *producer
 	placed  func(pos uint64)
 	moved   func(old *stored) // of a message that cleaning copied
 }
@@ -65,8 +70,10 @@ type log struct {
 	epoch      uint64
 	seg        uint64
 	segBytes   int64
-	inTx       bool // the last batch that was sent ends within a transaction
-	open       bool // the last record that was encoded is within one
+	inTx       bool        // the last batch that was sent ends within a transaction
+	open       bool        // the last record that was encoded is within one
+	noted      []*producer // that have something in the open batch
+	notedBytes int         // that the records of it may take
 	spare      []record
 	checkpoint atomic.Uint64
 	roll       atomic.Bool
@@ -122,22 +129,29 @@ func (l *log) unlockAndWake() {
 	}
 }
 
-func (l *log) publishLocked(m *stored, queue, seq uint64, ch *Channel, tag uint64) {
-	m.pend = uint32(len(l.recs))
-	if tag == 0 {
-		ch = nil
+func (l *log) publishLocked(it *pubItem, queue, seq uint64) {
+	r := record{kind: recRun, m: it.m, q: queue, seq: seq, tag: it.tag}
+	if it.from != nil {
+		r.n, r.ext = it.id, it.from.ext
 	}
-	l.recs = append(l.recs, record{kind: recRun, m: m, q: queue, seq: seq, ch: ch, tag: tag})
-	l.bytes += int(m.size)
+	l.appendPublishLocked(it, r)
 }
 
-func (l *log) publishManyLocked(m *stored, targets []target, ch *Channel, tag uint64) {
-	m.pend = uint32(len(l.recs))
-	if tag == 0 {
-		ch = nil
+func (l *log) publishManyLocked(it *pubItem, targets []target) {
+	r := record{kind: recMany, m: it.m, tag: it.tag, ext: &recordExt{targets: targets}}
+	if it.from != nil {
+		r.n, r.ext.from = it.id, it.from
 	}
-	l.recs = append(l.recs, record{kind: recMany, m: m, ch: ch, tag: tag, ext: &recordExt{targets: targets}})
-	l.bytes += int(m.size)
+	l.appendPublishLocked(it, r)
+}
+
+func (l *log) appendPublishLocked(it *pubItem, r record) {
+	it.m.pend = uint32(len(l.recs))
+	if it.tag != 0 {
+		r.ch = it.ch
+	}
+	l.recs = append(l.recs, r)
+	l.bytes += int(it.m.size)
 }
 
 // pendingLocked tells whether a message's publish has not been taken to be
@@ -147,8 +161,9 @@ func (l *log) pendingLocked(m *stored) bool {
 }
 
 // settleLocked records that messages of a queue are settled. One whose publish
-// has not been written yet needs neither record, and is confirmed at once; not
-// so in a transaction (whole), which may yet turn out never to have happened.
+// has not been written yet needs neither record, and is confirmed at once, if it
+// has no identity; not so in a transaction (whole), which may yet turn out never
+// to have happened.
 func (l *log) settleLocked(queue uint64, items []settledItem, whole bool) {
 	for i := range items {
 		m, seq := items[i].msg, items[i].seq
@@ -267,10 +282,24 @@ func (l *log) cancelLocked(m *stored, queue uint64) {
 		}
 	}
 	l.bytes -= int(m.size)
+	if r.ext != nil && r.ext.from != nil {
+		*r = r.withoutMessage()
+		return
+	}
 	if r.ch != nil {
 		l.early = append(l.early, record{ch: r.ch, tag: r.tag})
 	}
 	*r = record{}
+}
+
+// withoutMessage is what is left of the record of a message with an identity
+// that is settled before it was written: that it was accepted. Its confirm waits
+// for that. Were it sent at once, and power went off before the batch is
+// written, a publisher that lost the confirm with it, or what it noted of it,
+// would send the message again, and it would be taken for a new one. So a
+// confirm means of each message with an identity that it cannot enter again.
+func (r *record) withoutMessage() record {
+	return record{n: r.n, ext: r.ext.from.ext, ch: r.ch, tag: r.tag}
 }
 
 func (l *log) markLocked(kind recordKind) { l.recs = append(l.recs, record{kind: kind}) }
@@ -295,13 +324,18 @@ func (l *log) waiterLocked() *waiter {
 // that is durable, nil if it is.
 func (l *log) caughtUp() *waiter {
 	l.mu.Lock()
-	if len(l.recs) == 0 && !l.busy && l.sent <= l.durable.Load() {
+	if l.idleLocked() {
 		l.mu.Unlock()
 		return nil
 	}
 	w := l.waiterLocked()
 	l.unlockAndWake()
 	return w
+}
+
+// idleLocked tells whether all that was ever appended is durable.
+func (l *log) idleLocked() bool {
+	return len(l.recs) == 0 && !l.busy && l.sent <= l.durable.Load()
 }
 
 // write appends one encoded record and returns what tells when it is durable.

@@ -32,7 +32,9 @@ type pubItem struct {
 	m         *stored
 	r         *path
 	ch        *Channel
-	tag       uint64 // 0: no confirm is wanted
+	tag       uint64    // 0: no confirm is wanted
+	from      *producer // nil: the message has no identity
+	id        uint64    // its number, by its producer
 	mandatory bool
 }
 
@@ -52,12 +54,16 @@ type publisher struct {
 	lastName  []byte // length of exchange, exchange, key of lastRoute
 	routes    map[string]*path
 	rkey      []byte
-	plain     []byte // the last property list that was found to have no reply-to to replace
 	checked   []byte // the last property list that was found good, and to route by key alone
+	idAt      int    // where in checked the text of an identity is
+	idLen     int    // its length, 0: there is none
+	direct    bool   // checked, or the list that was routed last, has a reply-to to be replaced
+	id        []byte // the identity's text of what was routed last; empty: it has none
 
 	pressure *Queue // a queue that has more than it can deliver
 
 	settling []delivered // scratch of Channel.settle
+	repeats  []pubItem   // scratch of dropRepeats
 }
 
 func (p *publisher) message() *stored {
@@ -193,6 +199,7 @@ func (ch *Channel) enqueue(block []byte, r *path, p *Publish) {
 	m.setBlock(block)
 	m.persistent = p.Persistent
 	it := pubItem{m: m, r: r, ch: ch, mandatory: p.Mandatory}
+	it.from, it.id = ch.identify(pub.id)
 	if ch.tx != nil {
 		ch.tx.pubs = append(ch.tx.pubs, it)
 		ch.tx.bytes += len(block)
@@ -238,37 +245,57 @@ func (s *Session) Flush() {
 	}
 }
 
-// insert puts publishes into their queues, in runs that share a route.
+// insert puts publishes into their queues, in runs that share a route and a
+// producer.
 func (s *Session) insert(items []pubItem) {
 	for len(items) > 0 {
-		r := items[0].r
+		r, p := items[0].r, items[0].from
 		n := 1
-		for n < len(items) && items[n].r == r {
+		for n < len(items) && items[n].r == r && items[n].from == p && (p == nil || items[n].id > items[n-1].id) {
 			n++
 		}
 		run := items[:n]
 		items = items[n:]
-		switch {
-		case r.reply != nil:
-			s.b.deliverReplies(r.reply, run)
-			s.accepted(run)
-		case len(r.queues) == 0:
-			s.unroutable(run)
-		case len(r.queues) == 1:
-			s.insertOne(r.queues[0], run)
-		default:
-			s.insertMany(r.queues, run)
+		if p != nil {
+			s.insertOnce(p, r, run)
+		} else {
+			s.insertRun(r, run)
 		}
 	}
 }
 
+// place is where publishes went.
+type place uint8
+
+const (
+	nowhere  place = iota
+	inMemory       // to queues, or a consumer of replies, that a restart forgets
+	inLog          // to at least one queue that the log knows
+)
+
+func (s *Session) insertRun(r *path, run []pubItem) place {
+	switch {
+	case r.reply != nil:
+		s.b.deliverReplies(r.reply, run)
+		s.accepted(run)
+		return inMemory
+	case len(r.queues) == 0:
+		s.unroutable(run)
+		return nowhere
+	case len(r.queues) == 1:
+		return s.insertOne(r.queues[0], run)
+	default:
+		return s.insertMany(r.queues, run)
+	}
+}
+
 // insertOne is the common case: all go to one queue.
-func (s *Session) insertOne(q *Queue, run []pubItem) {
+func (s *Session) insertOne(q *Queue, run []pubItem) place {
 	q.mu.Lock()
 	if q.deleted {
 		q.mu.Unlock()
 		s.unroutable(run)
-		return
+		return nowhere
 	}
 	first := q.tail
 	for i := range run {
@@ -281,7 +308,7 @@ func (s *Session) insertOne(q *Queue, run []pubItem) {
 		for i := range run {
 			if m := run[i].m; m.persistent {
 				m.logged, m.journaled = 1, true
-				l.publishLocked(m, q.num, first+uint64(i), run[i].ch, run[i].tag)
+				l.publishLocked(&run[i], q.num, first+uint64(i))
 			}
 		}
 		l.unlockAndWake()
@@ -290,16 +317,20 @@ func (s *Session) insertOne(q *Queue, run []pubItem) {
 	if q.ready > pressureHigh && len(q.consumers) > 0 {
 		s.pub.pressure = q
 	}
-	logged := q.logged
+	where := inMemory
+	if q.logged {
+		where = inLog
+	}
 	q.mu.Unlock()
 	if run[0].tag == 0 && !s.anyTag(run) {
-		return
+		return where
 	}
-	if logged {
+	if where == inLog {
 		s.acceptedTransient(run)
 	} else {
 		s.accepted(run)
 	}
+	return where
 }
 
 func (s *Session) anyTag(run []pubItem) bool {
@@ -314,7 +345,7 @@ func (s *Session) anyTag(run []pubItem) bool {
 // insertMany puts each message into several queues. All logged ones are locked
 // together, so that no settlement can come before its publish in the log; they
 // are sorted by number, which is the order of their locks.
-func (s *Session) insertMany(queues []*Queue, run []pubItem) {
+func (s *Session) insertMany(queues []*Queue, run []pubItem) place {
 	alive := make([]*Queue, 0, len(queues))
 	for _, q := range queues {
 		q.mu.Lock()
@@ -326,7 +357,7 @@ func (s *Session) insertMany(queues []*Queue, run []pubItem) {
 	}
 	if len(alive) == 0 {
 		s.unroutable(run)
-		return
+		return nowhere
 	}
 	firsts := make([]uint64, len(alive))
 	logged := 0
@@ -365,9 +396,9 @@ func (s *Session) insertMany(queues []*Queue, run []pubItem) {
 				}
 			}
 			if len(targets) == 1 {
-				l.publishLocked(m, targets[0].queue, targets[0].seq, run[i].ch, run[i].tag)
+				l.publishLocked(&run[i], targets[0].queue, targets[0].seq)
 			} else {
-				l.publishManyLocked(m, targets, run[i].ch, run[i].tag)
+				l.publishManyLocked(&run[i], targets)
 			}
 		}
 		l.unlockAndWake()
@@ -381,9 +412,10 @@ func (s *Session) insertMany(queues []*Queue, run []pubItem) {
 	}
 	if logged > 0 {
 		s.acceptedTransient(run)
-	} else {
-		s.accepted(run)
+		return inLog
 	}
+	s.accepted(run)
+	return inMemory
 }
 
 // accepted confirms publishes that need no journal.

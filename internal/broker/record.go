@@ -36,6 +36,11 @@ import (
 //	                                         is settled, and n runs above it, each
 //	                                         skip behind the end of the last
 //	checkpointEnd position                   of the batch that began it
+//	accepted   vhost, producer, n, n × (skip, length)
+//	                                         numbers of a producer's messages that were
+//	                                         accepted, as runs, each skip behind the end
+//	                                         of the last; in the batch of the messages,
+//	                                         and in a checkpoint
 type recordKind = uint8
 
 const (
@@ -58,6 +63,7 @@ const (
 	recCheckpoint
 	recState
 	recCheckpointEnd
+	recAccepted
 )
 
 // plain tells whether a record holds a message, or nothing: it means nothing

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"strings"
@@ -65,14 +64,9 @@ func (ch *Channel) consumeReplies(c *Consumer) (*Consumer, error) {
 }
 
 // replaceReplyTo puts the name made up for the channel's consumer of replies
-// in the place of ReplyTo.
+// in the place of ReplyTo. The message was the last to be routed.
 func (ch *Channel) replaceReplyTo(props []byte) ([]byte, error) {
-	pub := &ch.s.pub
-	if len(props) == 0 || bytes.Equal(props, pub.plain) {
-		return props, nil
-	}
-	if string(message.Field(props, message.ReplyTo)) != ReplyTo {
-		pub.plain = append(pub.plain[:0], props...)
+	if len(props) == 0 || !ch.s.pub.direct {
 		return props, nil
 	}
 	if ch.replies == nil {

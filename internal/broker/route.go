@@ -22,17 +22,15 @@ type path struct {
 func (p *publisher) route(m *Publish) (*path, error) {
 	v := p.s.v
 	special := false
-	if len(m.Properties) > 0 && !p.isPlain(m.Properties) {
-		if err := checkProperties(m.Properties, p.s.cfg.User); err != nil {
+	switch {
+	case len(m.Properties) == 0:
+		p.id = nil
+	case p.isPlain(m.Properties):
+		p.id = m.Properties[p.idAt : p.idAt+p.idLen]
+	default:
+		var err error
+		if special, err = p.examine(m.Properties); err != nil {
 			return nil, err
-		}
-		if headers := message.Field(m.Properties, message.Headers); headers != nil {
-			_, cc := findArg(headers, "CC")
-			_, bcc := findArg(headers, "BCC")
-			special = cc || bcc
-		}
-		if !special {
-			p.checked = append(p.checked[:0], m.Properties...)
 		}
 	}
 	version := v.version.Load()
@@ -60,8 +58,66 @@ func (p *publisher) route(m *Publish) (*path, error) {
 	return r, nil
 }
 
-// isPlain tells whether a property list was found to need nothing special.
-func (p *publisher) isPlain(props []byte) bool { return string(props) == string(p.checked) }
+// isPlain tells whether a property list was found to need nothing special. The
+// lists of one publisher differ in the identities of its messages alone.
+func (p *publisher) isPlain(props []byte) bool {
+	if p.idLen == 0 || len(props) != len(p.checked) {
+		return string(props) == string(p.checked)
+	}
+	at, end := p.idAt, p.idAt+p.idLen
+	return string(props[end:]) == string(p.checked[end:]) && string(props[:at]) == string(p.checked[:at])
+}
+
+// examine checks a property list, finds in it what the broker is to know of,
+// and remembers it, unless the message is routed by more than its key.
+func (p *publisher) examine(props []byte) (special bool, err error) {
+	if err := checkProperties(props, p.s.cfg.User); err != nil {
+		return false, err
+	}
+	p.checked = p.checked[:0]
+	p.idAt, p.idLen, p.direct, p.id = 0, 0, false, nil
+	for list := props; ; {
+		field, v, rest, ok := message.NextField(list)
+		if !ok {
+			break
+		}
+		switch field {
+		case message.Headers:
+			var at int
+			if special, at, p.idLen = examineHeaders(v); p.idLen > 0 {
+				p.idAt = len(props) - len(rest) - len(v) + at
+				p.id = props[p.idAt : p.idAt+p.idLen]
+			}
+		case message.ReplyTo:
+			p.direct = string(v) == ReplyTo
+		}
+		list = rest
+	}
+	if !special {
+		p.checked = append(p.checked, props...)
+	}
+	return special, nil
+}
+
+// examineHeaders tells whether headers have further routing keys, and where in
+// them the text of an identity is, n bytes from at on; n is 0 without one.
+func examineHeaders(headers []byte) (special bool, at, n int) {
+	for list := headers; ; {
+		name, kind, v, rest, ok := message.NextHeader(list)
+		if !ok {
+			return special, at, n
+		}
+		switch string(name) {
+		case "CC", "BCC":
+			special = true
+		case IDHeader:
+			if kind == 'S' && n == 0 {
+				at, n = len(headers)-len(rest)-len(v)+4, len(v)-4
+			}
+		}
+		list = rest
+	}
+}
 
 func (p *publisher) sameName(m *Publish) bool {
 	n := len(m.Exchange)

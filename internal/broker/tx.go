@@ -59,6 +59,7 @@ func (ch *Channel) TxCommit() error {
 		return nil
 	}
 
+	producers := s.v.producers.lockMany(t.pubs)
 	// All queues are locked together, in the order of their numbers, so that
 	// the records of the transaction stand together in the log.
 	var queues []*Queue
@@ -83,10 +84,21 @@ func (ch *Channel) TxCommit() error {
 	l.mu.Lock()
 	l.markLocked(recTxBegin)
 	var back []pubItem
-	for i := range t.pubs {
-		if !t.insertLocked(&t.pubs[i]) {
-			back = append(back, t.pubs[i])
+	repeats := 0 // bytes
+	fresh := t.pubs[:0]
+	for _, it := range t.pubs {
+		if it.from != nil && it.from.all.has(it.id) {
+			repeats += int(it.m.size)
+			continue
 		}
+		where := t.insertLocked(&it)
+		switch {
+		case where == nowhere:
+			back = append(back, it)
+		case it.from != nil:
+			it.from.acceptLocked(it.id, where == inLog)
+		}
+		fresh = append(fresh, it)
 	}
 	for _, st := range t.settles {
 		slices.SortFunc(st.list, byQueue)
@@ -115,12 +127,15 @@ func (ch *Channel) TxCommit() error {
 		}
 		q.mu.Unlock()
 	}
-	s.b.evict.hot.Add(int64(t.bytes))
+	for _, p := range producers {
+		p.mu.Unlock()
+	}
+	s.b.evict.hot.Add(int64(t.bytes - repeats))
 	s.unroutable(back)
 	resumeConsumers(resume)
-	for i := range t.pubs {
-		if r := t.pubs[i].r; r.reply != nil {
-			s.b.deliverReplies(r.reply, t.pubs[i:i+1])
+	for i := range fresh {
+		if r := fresh[i].r; r.reply != nil {
+			s.b.deliverReplies(r.reply, fresh[i:i+1])
 		}
 	}
 	err := w.wait(s.b)
@@ -131,10 +146,10 @@ func (ch *Channel) TxCommit() error {
 }
 
 // insertLocked puts one message into its queues, which are locked as the log is,
-// and tells whether any took it.
-func (t *transaction) insertLocked(it *pubItem) bool {
+// and tells where it is.
+func (t *transaction) insertLocked(it *pubItem) place {
 	if it.r.reply != nil {
-		return true
+		return inMemory
 	}
 	m := it.m
 	var targets []target
@@ -149,7 +164,7 @@ func (t *transaction) insertLocked(it *pubItem) bool {
 		}
 	}
 	if logged+others == 0 {
-		return false
+		return nowhere
 	}
 	other := m.split(t.ch.s.b, logged, others)
 	for _, q := range it.r.queues {
@@ -164,16 +179,17 @@ func (t *transaction) insertLocked(it *pubItem) bool {
 			q.appendLocked(other)
 		}
 	}
-	if len(targets) > 0 {
-		l := t.ch.s.b.log
-		m.logged, m.journaled = int32(len(targets)), true
-		if len(targets) == 1 {
-			l.publishLocked(m, targets[0].queue, targets[0].seq, nil, 0)
-		} else {
-			l.publishManyLocked(m, targets, nil, 0)
-		}
+	if len(targets) == 0 {
+		return inMemory
 	}
-	return true
+	l := t.ch.s.b.log
+	m.logged, m.journaled = int32(len(targets)), true
+	if len(targets) == 1 {
+		l.publishLocked(it, targets[0].queue, targets[0].seq)
+	} else {
+		l.publishManyLocked(it, targets)
+	}
+	return inLog
 }
 
 // TxRollback drops what was published since the last commit; what was settled

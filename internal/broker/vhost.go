@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,8 @@ type VHost struct {
 	name string
 
 	version atomic.Uint64 // changes with every change of what routes depend on
+
+	producers producers // what was accepted of whom
 
 	mu        sync.RWMutex // guards what follows, and the bindings of what is in it
 	exchanges map[string]*exchange
@@ -39,6 +42,7 @@ func (b *Broker) AddVHost(name string) error {
 // addVHost adds it without a record. b.mu is held, or nobody else is there.
 func (b *Broker) addVHost(name string) *VHost {
 	v := &VHost{b: b, name: name, exchanges: map[string]*exchange{}, queues: map[string]*Queue{}}
+	v.producers.vhost, v.producers.most = name, cmp.Or(b.cfg.producers, producersMax)
 	for name, typ := range builtIn {
 		v.exchanges[name] = newExchange(v, ExchangeSpec{Name: name, Type: typ, Durable: true})
 	}

@@ -110,6 +110,12 @@ func (o *people) words(r *broker.RecordInfo) string {
 		return s
 	case "checkpoint-end":
 		return fmt.Sprintf("the checkpoint that began at position %d is complete", r.Position)
+	case "accepted":
+		var runs []string
+		for _, a := range r.Accepted {
+			runs = append(runs, run(a.First, a.Last-a.First+1))
+		}
+		return fmt.Sprintf("accepted of producer %q in %q: %s", r.Name, r.VHost, strings.Join(runs, ", "))
 	}
 	return r.Kind
 }
@@ -287,7 +293,8 @@ type jsonRecord struct {
 	Began       uint64         `json:"began,omitempty"` // where the checkpoint did
 	Tail        uint64         `json:"tail,omitempty"`
 	Floor       uint64         `json:"floor,omitempty"`
-	Settled     [][2]uint64    `json:"settled,omitempty"` // first and count of runs above floor
+	Settled     [][2]uint64    `json:"settled,omitempty"`  // first and count of runs above floor
+	Accepted    [][2]uint64    `json:"accepted,omitempty"` // first and last of runs of a producer's numbers
 }
 
 func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
@@ -312,6 +319,9 @@ func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
 	}
 	for _, s := range r.SettledRun {
 		j.Settled = append(j.Settled, [2]uint64{s.First, s.Count})
+	}
+	for _, a := range r.Accepted {
+		j.Accepted = append(j.Accepted, [2]uint64{a.First, a.Last})
 	}
 	return o.enc.Encode(j)
 }
