@@ -322,9 +322,12 @@ func TestSecretsAreNotShown(t *testing.T) {
 	}
 }
 
-// TestErrorsHoldNoKeyPassword is for what follows a password in a query.
-func TestErrorsHoldNoKeyPassword(t *testing.T) {
+// TestErrorsHoldNoHiddenPassword is for what follows a key's password in a
+// query, and for a broker's password that reads like two URLs.
+func TestErrorsHoldNoHiddenPassword(t *testing.T) {
 	for _, text := range []string{
+		"amqp://u:x@b?hush,amqp://y@host",
+		"amqp://u:x@b?heartbeat=x,hush://y@host",
 		"amqps://h?password=a&hush=1&heartbeat=x",
 		"amqps://h?password=a,hush://b",
 		"amqps://h?password=a,hush,b?hush=1",
