@@ -121,6 +121,17 @@ var layers = []layer{
 		not:      []string{"database/sql", "os"},
 	},
 	{
+		packages: "internal/link",
+		why:      "the seam between the client and a protocol: no wire format, no sockets of its own",
+		mine:     []string{"internal/endpoint"},
+		not:      []string{"os"},
+	},
+	{
+		packages: "internal/link/amqplink",
+		why:      "one connection of one protocol: its wire format, and the seam; nothing of a server",
+		mine:     []string{"internal/link", "internal/wire/amqpwire"},
+	},
+	{
 		packages: "internal/app",
 		why:      "the composition root: it wires what is below, and only cli and ferrytest build on it",
 		mine: []string{
