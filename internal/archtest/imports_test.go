@@ -152,11 +152,16 @@ var layers = []layer{
 		others:   []string{"github.com/HdrHistogram/hdrhistogram-go"},
 	},
 	{
+		packages: "internal/gateway",
+		why:      "HTTP in, messages out: the public client, no flags and no command line",
+		mine:     []string{""},
+	},
+	{
 		packages: "internal/cli",
 		why:      "the command line: the root for servers, the public client for everything else",
 		mine: []string{
-			"", "internal/app", "internal/broker", "internal/endpoint", "internal/journal/...", "internal/loadtest",
-			"internal/verify", "internal/vfs",
+			"", "internal/app", "internal/broker", "internal/endpoint", "internal/gateway", "internal/journal/...",
+			"internal/loadtest", "internal/verify", "internal/vfs",
 		},
 		others: []string{"..."},
 	},
