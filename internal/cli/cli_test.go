@@ -22,7 +22,7 @@ type result struct {
 	out, errors string
 }
 
-func ferry(t *testing.T, env map[string]string, args ...string) result {
+func runFerry(t *testing.T, env map[string]string, args ...string) result {
 	t.Helper()
 	var out, errors bytes.Buffer
 	code := Run(t.Context(), System{
@@ -59,7 +59,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"dump", t.TempDir()}, 1, "there is no store"},
 		{[]string{"completion", "tcsh"}, 2, "tcsh"},
 	} {
-		got := ferry(t, nil, row.args...)
+		got := runFerry(t, nil, row.args...)
 		if got.code != row.code || !strings.Contains(got.errors, row.stderr) {
 			t.Errorf("ferry %q: exit code %d, want %d, with %q on stderr:\n%s", row.args, got.code, row.code, row.stderr, got.errors)
 		}
@@ -70,30 +70,30 @@ func TestExitCodes(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	if got := ferry(t, nil, "version"); !regexp.MustCompile(`^ferry \S+, .*go1\.`).MatchString(got.out) {
+	if got := runFerry(t, nil, "version"); !regexp.MustCompile(`^ferry \S+, .*go1\.`).MatchString(got.out) {
 		t.Errorf("got %q", got.out)
 	}
 	for name, got := range map[string]result{
-		"flag":        ferry(t, nil, "version", "--json"),
-		"environment": ferry(t, map[string]string{"FERRY_JSON": "true"}, "version"),
+		"flag":        runFerry(t, nil, "version", "--json"),
+		"environment": runFerry(t, map[string]string{"FERRY_JSON": "true"}, "version"),
 	} {
 		var v versionInfo
 		if err := json.Unmarshal([]byte(got.out), &v); err != nil || v.Version == "" || v.Go == "" {
 			t.Errorf("by %s: got %q, %v", name, got.out, err)
 		}
 	}
-	if got := ferry(t, map[string]string{"FERRY_JSON": "maybe"}, "version"); got.code != 2 || !strings.Contains(got.errors, "$FERRY_JSON") {
+	if got := runFerry(t, map[string]string{"FERRY_JSON": "maybe"}, "version"); got.code != 2 || !strings.Contains(got.errors, "$FERRY_JSON") {
 		t.Errorf("a bad variable: %+v", got)
 	}
 }
 
 func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if got := ferry(t, nil, "completion", shell); got.code != 0 || !strings.Contains(got.out, "ferry") {
+		if got := runFerry(t, nil, "completion", shell); got.code != 0 || !strings.Contains(got.out, "ferry") {
 			t.Errorf("%s: exit code %d, %d bytes", shell, got.code, len(got.out))
 		}
 	}
-	if got := ferry(t, nil, "__complete", "serve", "--tls"); !strings.Contains(got.out, "--tls-cert") {
+	if got := runFerry(t, nil, "__complete", "serve", "--tls"); !strings.Contains(got.out, "--tls-cert") {
 		t.Errorf("the flags of serve are not completed: %q", got.out)
 	}
 }
@@ -111,7 +111,7 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	if got := ferry(t, nil, "serve", "--help"); strings.Contains(got.out, "pprof") || !strings.Contains(got.out, "--disk-free-limit SIZE") {
+	if got := runFerry(t, nil, "serve", "--help"); strings.Contains(got.out, "pprof") || !strings.Contains(got.out, "--disk-free-limit SIZE") {
 		t.Errorf("the help of serve:\n%s", got.out)
 	}
 }

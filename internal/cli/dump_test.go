@@ -83,7 +83,7 @@ const dumped = `    a new owner begins
 func TestDump(t *testing.T) {
 	dir := makeStore(t)
 	before := contents(t, dir)
-	got := ferry(t, nil, "dump", dir, "--bodies=9")
+	got := runFerry(t, nil, "dump", dir, "--bodies=9")
 	if got.code != 0 || got.errors != "" {
 		t.Fatalf("exit code %d: %s", got.code, got.errors)
 	}
@@ -108,13 +108,13 @@ func TestDump(t *testing.T) {
 	if contents(t, dir) != before {
 		t.Error("the dump has changed the store")
 	}
-	if got := ferry(t, nil, "dump", "file:"+dir); strings.Contains(got.out, "body of") {
+	if got := runFerry(t, nil, "dump", "file:"+dir); strings.Contains(got.out, "body of") {
 		t.Errorf("bodies are shown without being asked for:\n%s", got.out)
 	}
 }
 
 func TestDumpAsJSON(t *testing.T) {
-	got := ferry(t, nil, "dump", "--json", "--bodies", makeStore(t))
+	got := runFerry(t, nil, "dump", "--json", "--bodies", makeStore(t))
 	if got.code != 0 {
 		t.Fatalf("exit code %d: %s", got.code, got.errors)
 	}
@@ -154,14 +154,14 @@ func TestDumpOfADamagedStore(t *testing.T) {
 	if err := os.WriteFile(name, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got := ferry(t, nil, "dump", dir)
+	got := runFerry(t, nil, "dump", dir)
 	if got.code != 1 || !strings.Contains(got.errors, name+": damaged at offset 64: ") {
 		t.Errorf("exit code %d:\n%s", got.code, got.errors)
 	}
 	if !strings.Contains(got.out, "NOT WHOLE  offset 64") || !strings.Contains(got.out, `queue 2 "copies"`) {
 		t.Errorf("it shows:\n%s", got.out)
 	}
-	if got := ferry(t, nil, "dump", "--json", dir); got.code != 1 || !strings.Contains(got.out, `"type":"damage"`) {
+	if got := runFerry(t, nil, "dump", "--json", dir); got.code != 1 || !strings.Contains(got.out, `"type":"damage"`) {
 		t.Errorf("as JSON: exit code %d:\n%s", got.code, got.out)
 	}
 }
@@ -170,7 +170,7 @@ func TestDumpOfADamagedStore(t *testing.T) {
 func TestDumpOfATornTail(t *testing.T) {
 	dir := makeStore(t)
 	last := regexp.MustCompile(`batch \d+  offset (\d+)`)
-	all := last.FindAllStringSubmatch(ferry(t, nil, "dump", dir).out, -1)
+	all := last.FindAllStringSubmatch(runFerry(t, nil, "dump", dir).out, -1)
 	var offset int
 	if _, err := fmt.Sscan(all[len(all)-1][1], &offset); err != nil {
 		t.Fatal(err)
@@ -178,7 +178,7 @@ func TestDumpOfATornTail(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, "0000000000000001.seg"), int64(offset)+30); err != nil {
 		t.Fatal(err)
 	}
-	got := ferry(t, nil, "dump", dir)
+	got := runFerry(t, nil, "dump", dir)
 	if got.code != 0 || !strings.Contains(got.errors, fmt.Sprintf("offset %d", offset)) || !strings.Contains(got.errors, "a crash left this") {
 		t.Errorf("exit code %d:\n%s", got.code, got.errors)
 	}
