@@ -194,7 +194,7 @@ func longText(name, value string) []byte {
 
 // named are properties with an identity, which is the first of the headers.
 func named(id string, more ...[]byte) []byte {
-	headers := append(longText(IDHeader, id), bytes.Join(more, nil)...)
+	headers := append(longText(idHeader, id), bytes.Join(more, nil)...)
 	return message.AppendField(nil, message.Headers, headers)
 }
 
@@ -220,7 +220,7 @@ func TestIdentityIsFoundInProperties(t *testing.T) {
 		{"without headers", withType, ""},
 		{"behind a property", append(bytes.Clone(withType), named("p-3")...), "p-3"},
 		{"between properties", message.AppendFieldString(append(bytes.Clone(withType), named("p-4")...), message.MessageID, "m"), "p-4"},
-		{"behind a header", message.AppendField(nil, message.Headers, append(bytes.Clone(other), longText(IDHeader, "p-5")...)), "p-5"},
+		{"behind a header", message.AppendField(nil, message.Headers, append(bytes.Clone(other), longText(idHeader, "p-5")...)), "p-5"},
 		{"of another kind", message.AppendField(nil, message.Headers, append([]byte("\x0ax-ferry-idI"), 0, 0, 0, 1)), ""},
 		{"of a longer name", message.AppendField(nil, message.Headers, longText("x-ferry-idx", "p-6")), ""},
 		{"with CC", named("p-7", append([]byte("\x02CCA"), 0, 0, 0, 0)), "p-7"},

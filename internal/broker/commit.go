@@ -260,47 +260,6 @@ func (l *log) skipSettled(bb *batchBuffers, recs []record) {
 	}
 }
 
-// note adds the identity of a record's message, if it has one, to what was
-// accepted with this batch.
-func (l *log) note(bb *batchBuffers, r *record) {
-	if r.ext == nil || r.ext.from == nil {
-		return
-	}
-	p := r.ext.from
-	switch b := &p.batch; {
-	case b.last == 0:
-		*b = span{r.n, r.n}
-		l.noted = append(l.noted, p)
-		l.notedBytes += len(p.of.vhost) + len(p.name) + acceptedOverhead
-	case r.n == b.last+1:
-		b.last++
-	default:
-		bb.accepted = p.appendBatch(bb.accepted)
-		*b = span{r.n, r.n}
-	}
-}
-
-// writeNoted writes what was noted: before the batch is sent, and before a
-// transaction begins, whose end may be in another batch.
-func (l *log) writeNoted(bb *batchBuffers) {
-	if len(l.noted) == 0 {
-		return
-	}
-	bb.mixed = true
-	bb.head = append(bb.head, bb.accepted...)
-	for _, p := range l.noted {
-		bb.head = p.appendBatch(bb.head)
-		p.batch = span{}
-	}
-	clear(l.noted)
-	l.noted, l.notedBytes, bb.accepted = l.noted[:0], 0, bb.accepted[:0]
-}
-
-// appendBatch appends the record of what the open batch has of a producer.
-func (p *producer) appendBatch(head []byte) []byte {
-	return appendAccepted(append(head, recAccepted), p.of.vhost, p.name, nil, p.batch)
-}
-
 func appendTargets(dst []byte, targets []target) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(targets)))
 	for _, t := range targets {

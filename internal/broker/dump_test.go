@@ -163,14 +163,15 @@ func TestDescribeWhatABrokerWrites(t *testing.T) {
 	if err := c.BindQueue("b", "amq.fanout", "", nil); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"one", "two", string(make([]byte, 3*partSize)), "in a transaction"}
+	want := []string{"one", "two", string(make([]byte, 3*partSize)), "named", "in a transaction"}
 	c.publish("", "a", want[0], true)
 	c.publish("amq.fanout", "", want[1], true)
 	c.publish("amq.fanout", "", want[2], true)
+	c.bring("", "a", "p-1", want[3], true)
 	if err := c.ch.TxSelect(); err != nil {
 		t.Fatal(err)
 	}
-	c.publish("", "b", want[3], true)
+	c.publish("", "b", want[4], true)
 	if err := c.ch.TxCommit(); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +224,7 @@ func TestDescribeWhatABrokerWrites(t *testing.T) {
 			t.Logf("%.20q", f)
 		}
 	}
-	for _, kind := range []string{"vhost", "queue", "bind", "publish", "publish-to-many", "part", "publish-in-parts", "transaction-begin", "transaction-end", "checkpoint", "queue-state", "checkpoint-end", "queue-deleted"} {
+	for _, kind := range []string{"vhost", "queue", "bind", "publish", "publish-to-many", "part", "publish-in-parts", "transaction-begin", "transaction-end", "checkpoint", "queue-state", "checkpoint-end", "queue-deleted", "accepted"} {
 		if kinds[kind] == 0 {
 			t.Errorf("there is no record of kind %s: %v", kind, kinds)
 		}

@@ -58,6 +58,9 @@ func FuzzReplay(f *testing.F) {
 				return
 			}
 		}
+		for _, p := range r.b.vhosts["/"].producers.list() {
+			p.all.sound(t)
+		}
 		for _, q := range r.queues {
 			ready := 0
 			q.chunks.each(func(k *chunk) { ready += k.live })

@@ -280,28 +280,6 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 	}
 }
 
-// accepted takes in what was accepted of a producer.
-func (r *replayer) accepted(rd *reader, full bool) {
-	vhost, name := rd.text(), rd.bytes()
-	runs := make([]span, rd.count())
-	end := uint64(0)
-	for i := range runs {
-		runs[i], end = rd.acceptedRun(end)
-	}
-	if rd.err == nil && !isProducerName(name) {
-		r.fault("%q is no name of a producer", name)
-		return
-	}
-	v := r.b.vhosts[vhost]
-	if !full || v == nil || rd.err != nil {
-		return
-	}
-	p := v.producers.find(name)
-	for _, s := range runs {
-		p.all.add(s)
-	}
-}
-
 func (r *replayer) targets(rd *reader) []target {
 	t := make([]target, rd.count())
 	for i := range t {

@@ -110,7 +110,7 @@ func examineHeaders(headers []byte) (special bool, at, n int) {
 		switch string(name) {
 		case "CC", "BCC":
 			special = true
-		case IDHeader:
+		case idHeader:
 			if kind == 'S' && n == 0 {
 				at, n = len(headers)-len(rest)-len(v)+4, len(v)-4
 			}

@@ -1,0 +1,221 @@
+package broker
+
+// insert puts publishes into their queues, in runs that share a route and a
+// producer.
+func (s *Session) insert(items []pubItem) {
+	for len(items) > 0 {
+		r, p := items[0].r, items[0].from
+		n := 1
+		for n < len(items) && items[n].r == r && items[n].from == p && (p == nil || items[n].id > items[n-1].id) {
+			n++
+		}
+		run := items[:n]
+		items = items[n:]
+		if p != nil {
+			s.insertOnce(p, r, run)
+		} else {
+			s.insertRun(r, run)
+		}
+	}
+}
+
+// place is where publishes went.
+type place uint8
+
+const (
+	nowhere  place = iota
+	inMemory       // to queues, or a consumer of replies, that a restart forgets
+	inLog          // to at least one queue that the log knows
+)
+
+func (s *Session) insertRun(r *path, run []pubItem) place {
+	switch {
+	case r.reply != nil:
+		s.b.deliverReplies(r.reply, run)
+		s.accepted(run)
+		return inMemory
+	case len(r.queues) == 0:
+		s.unroutable(run)
+		return nowhere
+	case len(r.queues) == 1:
+		return s.insertOne(r.queues[0], run)
+	default:
+		return s.insertMany(r.queues, run)
+	}
+}
+
+// insertOne is the common case: all go to one queue.
+func (s *Session) insertOne(q *Queue, run []pubItem) place {
+	q.mu.Lock()
+	if q.deleted {
+		q.mu.Unlock()
+		s.unroutable(run)
+		return nowhere
+	}
+	first := q.tail
+	for i := range run {
+		run[i].m.holders.Store(1)
+		q.appendLocked(run[i].m)
+	}
+	if q.logged {
+		l := s.b.log
+		l.mu.Lock()
+		for i := range run {
+			if m := run[i].m; m.persistent {
+				m.logged, m.journaled = 1, true
+				l.publishLocked(&run[i], q.num, first+uint64(i))
+			}
+		}
+		l.unlockAndWake()
+	}
+	q.dispatchLocked()
+	if q.ready > pressureHigh && len(q.consumers) > 0 {
+		s.pub.pressure = q
+	}
+	where := inMemory
+	if q.logged {
+		where = inLog
+	}
+	q.mu.Unlock()
+	if run[0].tag == 0 && !s.anyTag(run) {
+		return where
+	}
+	if where == inLog {
+		s.acceptedTransient(run)
+	} else {
+		s.accepted(run)
+	}
+	return where
+}
+
+func (s *Session) anyTag(run []pubItem) bool {
+	for i := range run {
+		if run[i].tag != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// insertMany puts each message into several queues. All logged ones are locked
+// together, so that no settlement can come before its publish in the log; they
+// are sorted by number, which is the order of their locks.
+func (s *Session) insertMany(queues []*Queue, run []pubItem) place {
+	alive := make([]*Queue, 0, len(queues))
+	for _, q := range queues {
+		q.mu.Lock()
+		if q.deleted {
+			q.mu.Unlock()
+			continue
+		}
+		alive = append(alive, q)
+	}
+	if len(alive) == 0 {
+		s.unroutable(run)
+		return nowhere
+	}
+	firsts := make([]uint64, len(alive))
+	logged := 0
+	for _, q := range alive {
+		if q.logged {
+			logged++
+		}
+	}
+	others := make([]*stored, len(run)) // of the queues that are not logged
+	for i := range run {
+		others[i] = run[i].m.split(s.b, logged, len(alive)-logged)
+	}
+	for k, q := range alive {
+		firsts[k] = q.tail
+		for i := range run {
+			m := run[i].m
+			if !q.logged {
+				m = others[i]
+			}
+			q.appendLocked(m)
+		}
+	}
+	if logged > 0 {
+		l := s.b.log
+		l.mu.Lock()
+		for i := range run {
+			m := run[i].m
+			if !m.persistent {
+				continue
+			}
+			m.logged, m.journaled = int32(logged), true
+			targets := make([]target, 0, logged)
+			for k, q := range alive {
+				if q.logged {
+					targets = append(targets, target{q.num, firsts[k] + uint64(i)})
+				}
+			}
+			if len(targets) == 1 {
+				l.publishLocked(&run[i], targets[0].queue, targets[0].seq)
+			} else {
+				l.publishManyLocked(&run[i], targets)
+			}
+		}
+		l.unlockAndWake()
+	}
+	for _, q := range alive {
+		q.dispatchLocked()
+		if q.ready > pressureHigh && len(q.consumers) > 0 {
+			s.pub.pressure = q
+		}
+		q.mu.Unlock()
+	}
+	if logged > 0 {
+		s.acceptedTransient(run)
+		return inLog
+	}
+	s.accepted(run)
+	return inMemory
+}
+
+// accepted confirms publishes that need no journal.
+func (s *Session) accepted(run []pubItem) {
+	told := false
+	s.mu.Lock()
+	for i := 0; i < len(run); {
+		if run[i].tag == 0 {
+			i++
+			continue
+		}
+		j := i + 1
+		for j < len(run) && run[j].ch == run[i].ch && run[j].tag == run[j-1].tag+1 {
+			j++
+		}
+		run[i].ch.confirmLocked(run[i].tag, run[j-1].tag)
+		told = true
+		i = j
+	}
+	s.mu.Unlock()
+	if told {
+		s.signal()
+	}
+}
+
+// acceptedTransient confirms those that the journal will not.
+func (s *Session) acceptedTransient(run []pubItem) {
+	for i := range run {
+		if !run[i].m.persistent && run[i].tag != 0 {
+			s.accepted(run[i : i+1])
+		}
+	}
+}
+
+// unroutable deals with publishes that no queue took: a mandatory one goes
+// back, before its confirm.
+func (s *Session) unroutable(run []pubItem) {
+	freed := 0
+	for i := range run {
+		m := run[i].m
+		freed += int(m.size)
+		if run[i].mandatory {
+			s.push(Event{Kind: EventReturn, Channel: run[i].ch, Data: m.block()})
+		}
+	}
+	s.b.evict.hot.Add(int64(-freed))
+	s.accepted(run)
+}
