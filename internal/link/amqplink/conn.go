@@ -116,7 +116,7 @@ func (c *conn) run() {
 func (c *conn) Peer() (product, version string) { return c.product, c.version }
 
 // Done implements link.Conn.
-func (c *conn) Done() <-chan struct{} { return c.done }
+func (c *conn) Done() <-chan struct{} { return c.ending }
 
 // Err implements link.Conn.
 func (c *conn) Err() error {

@@ -43,12 +43,16 @@ func (s *stream) writeAll(pieces *net.Buffers) error {
 	})
 }
 
-// moving calls write until nothing is left, with a deadline for each call that
-// only counts if nothing was written.
+// stallParts is in how many looks a write that stands still is found out: what it
+// moved at the beginning of a look hides that it stood still for the rest.
+const stallParts = 4
+
+// moving calls write until nothing is left, with a deadline for each call. So
+// many in which nothing moved are a stall.
 func (s *stream) moving(write func() (n int, more bool, err error)) error {
-	for {
+	for still := 0; ; {
 		if d := time.Duration(s.stall.Load()); d > 0 {
-			if err := s.SetWriteDeadline(time.Now().Add(d)); err != nil {
+			if err := s.SetWriteDeadline(time.Now().Add(d / stallParts)); err != nil {
 				return err
 			}
 		}
@@ -60,8 +64,12 @@ func (s *stream) moving(write func() (n int, more bool, err error)) error {
 			return err
 		case !more:
 			return nil
-		case n == 0 && !s.excused():
-			return errStalled
+		case n > 0 || s.excused():
+			still = 0
+		default:
+			if still++; still == stallParts {
+				return errStalled
+			}
 		}
 	}
 }
