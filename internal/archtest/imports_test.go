@@ -157,6 +157,14 @@ var layers = []layer{
 		mine:     []string{""},
 	},
 	{
+		packages: "ferrytest",
+		why:      "a broker in a user's test process: no layer has it among what it may import, so only tests do",
+		mine: []string{
+			"internal/amqpserver", "internal/auth", "internal/broker", "internal/journal/...", "internal/netserve",
+			"internal/vfs", "internal/wire/amqpwire",
+		},
+	},
+	{
 		packages: "internal/cli",
 		why:      "the command line: the root for servers, the public client for everything else",
 		mine: []string{
@@ -288,6 +296,8 @@ func TestCheckComplains(t *testing.T) {
 		{"internal/amqpserver", []string{module + "/internal/app"}, true},
 		{"internal/app", []string{module + "/internal/cli"}, true},
 		{"cmd/ferry", []string{module + "/internal/app"}, true},
+		{"internal/cli", []string{module + "/ferrytest"}, true},
+		{"internal/cli", []string{module + "/internal/faultbroker"}, true},
 		{"internal/unheardof", nil, true},
 	} {
 		complaints := check(pkg{ImportPath: module + "/" + c.path, Imports: c.imports}, std)
