@@ -132,6 +132,12 @@ var layers = []layer{
 		mine:     []string{"internal/link", "internal/wire/amqpwire"},
 	},
 	{
+		packages: "internal/outbox",
+		why:      "what the client keeps until a broker has it: the file journal is all it knows of storage",
+		mine:     []string{"internal/journal", "internal/journal/file", "internal/vfs", "internal/link", "internal/message"},
+		not:      []string{"net", "net/http", "os"},
+	},
+	{
 		packages: "internal/app",
 		why:      "the composition root: it wires what is below, and only cli and ferrytest build on it",
 		mine: []string{
