@@ -181,6 +181,38 @@ func TestEveryPublishIsConfirmedOnce(t *testing.T) {
 	p.ping(1) // and nothing more comes
 }
 
+// A message with an identity is stored once, whichever connection brings it,
+// and confirmed each time.
+func TestMessagesWithAnIdentityAreStoredOnce(t *testing.T) {
+	f := newFixture(t)
+	bodies := []string{"", "small", strings.Repeat("x", directMin+1), strings.Repeat("y", 300_000)}
+	for i := range 2 {
+		p := f.open()
+		p.declare(&amqpwire.QueueDeclare{Queue: "q", Durable: true})
+		p.call(1, &amqpwire.ConfirmSelect{}, &amqpwire.ConfirmSelectOk{})
+		for n, body := range bodies {
+			props := amqpwire.Properties{DeliveryMode: amqpwire.Persistent, Headers: amqpwire.Table{
+				"x-ferry-id": fmt.Sprintf("p0-%d", n+1), "x-ferry-attempt": int32(i + 1),
+			}}
+			p.write(published(1, "", "q", props, body))
+			if m := expect[*amqpwire.BasicAck](p, 1); *m != (amqpwire.BasicAck{DeliveryTag: uint64(n + 1)}) {
+				t.Errorf("got %+v", m)
+			}
+		}
+	}
+	p := f.open()
+	p.send(1, &amqpwire.BasicConsume{Queue: "q", ConsumerTag: "tag", NoAck: true})
+	p.expect(1, &amqpwire.BasicConsumeOk{})
+	for n, want := range bodies {
+		expect[*amqpwire.BasicDeliver](p, 1)
+		props, body := p.body(1)
+		if body != want || props.Headers["x-ferry-attempt"] != int32(1) || props.Headers["x-ferry-id"] != fmt.Sprintf("p0-%d", n+1) {
+			t.Errorf("message %d: got %d bytes, %v", n+1, len(body), props.Headers)
+		}
+	}
+	p.ping(1) // and nothing more comes
+}
+
 func TestNoWaitIsNotAnswered(t *testing.T) {
 	f := newFixture(t)
 	p := f.open()

@@ -190,7 +190,7 @@ func (r *replayer) accepted(rd *reader, full bool) {
 		return
 	}
 	v := r.b.vhosts[vhost]
-	if !full || v == nil || rd.err != nil {
+	if !full || v == nil || rd.err != nil || len(runs) == 0 {
 		return
 	}
 	p := v.producers.find(name)

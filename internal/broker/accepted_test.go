@@ -149,6 +149,7 @@ func FuzzAccepted(f *testing.F) {
 	f.Add(appendAccepted(nil, "/", "p0", []span{{1, 3}, {5, 5}}, span{9, 20}))
 	f.Add(appendAccepted(nil, "/", "p", nil, span{1, math.MaxUint64}))
 	f.Add([]byte{1, '/', 1, 'p', 2, 1, 1, 0, 1})
+	f.Add([]byte{1, '/', 1, 'p', 0})
 	f.Fuzz(func(t *testing.T, blob []byte) {
 		r := newReplayer()
 		err := r.batch(journal.Batch{Position: 1, Epoch: 1, Segment: 1, Head: append([]byte{recAccepted}, blob...)})
@@ -185,7 +186,7 @@ func TestReplayRefusesProducersThatNobodyWrites(t *testing.T) {
 	}
 }
 
-// text is a header that is a long text.
+// longText is a header that is a long text.
 func longText(name, value string) []byte {
 	b := append([]byte{byte(len(name))}, name...)
 	b = append(b, 'S', 0, 0, byte(len(value)>>8), byte(len(value)))
