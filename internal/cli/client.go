@@ -3,8 +3,10 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -76,6 +78,31 @@ func brokerURL(given []string, getenv func(string) string) (string, error) {
 	return all, err
 }
 
+// queueFlags are of commands that declare a queue.
+type queueFlags struct {
+	quorum    bool
+	given     []string
+	noDeclare bool
+}
+
+func (q *queueFlags) add(flags *pflag.FlagSet) {
+	flags.BoolVar(&q.quorum, "quorum", false, "declare a quorum queue")
+	flags.StringArrayVar(&q.given, "queue-arg", nil, "an argument `KEY=VALUE` of the queue's declaration; repeat it for several")
+	flags.BoolVar(&q.noDeclare, "no-declare", false, "declare nothing: the queue is there")
+}
+
+// arguments are those of the declaration.
+func (q *queueFlags) arguments() (map[string]any, error) {
+	arguments, err := keyValues("queue-arg", q.given)
+	if q.quorum && err == nil {
+		arguments["x-queue-type"] = "quorum"
+	}
+	if len(arguments) == 0 {
+		return nil, err
+	}
+	return arguments, err
+}
+
 // keyValues makes arguments of a queue of K=V texts. A value that is a whole
 // number, true or false is one; all others are texts.
 func keyValues(flag string, given []string) (map[string]any, error) {
@@ -99,3 +126,53 @@ func argument(v string) any {
 	}
 	return v
 }
+
+// A bytesFlag is a number of bytes, with or without a unit.
+type bytesFlag int
+
+// String implements pflag.Value.
+func (b *bytesFlag) String() string { return strconv.Itoa(int(*b)) }
+
+// Set implements pflag.Value.
+func (b *bytesFlag) Set(v string) error {
+	n, ok := parseBytes(v)
+	if v == "0" {
+		n, ok = 0, true
+	}
+	if !ok || n > math.MaxInt32 {
+		return fmt.Errorf("%q is not a size, such as 100 or 16KiB", v)
+	}
+	*b = bytesFlag(n)
+	return nil
+}
+
+// Type implements pflag.Value.
+func (b *bytesFlag) Type() string { return "BYTES" }
+
+// A durationFlag is a time: seconds, or a number with its unit.
+type durationFlag time.Duration
+
+// String implements pflag.Value.
+func (d *durationFlag) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
+
+// Set implements pflag.Value.
+func (d *durationFlag) Set(v string) error {
+	if seconds, err := strconv.ParseFloat(v, 64); err == nil && seconds >= 0 && seconds < 1e9 {
+		*d = durationFlag(seconds * float64(time.Second))
+		return nil
+	}
+	t, err := time.ParseDuration(v)
+	if err != nil || t < 0 {
+		return fmt.Errorf("%q is not a duration, such as 90 (seconds) or 1m30s", v)
+	}
+	*d = durationFlag(t)
+	return nil
+}
+
+// Type implements pflag.Value.
+func (d *durationFlag) Type() string { return "D" }
