@@ -74,8 +74,13 @@ func (c *conn) run() {
 	both.Go(func() { c.write(c.up, backend) })
 	both.Go(func() { c.write(c.down, c.client) })
 	both.Wait()
-	_ = c.client.Close()
-	_ = backend.Close()
+	c.p.mu.Lock()
+	aborted := c.up.aborted
+	c.p.mu.Unlock()
+	if !aborted { // an abort that is under way is not overtaken by an end in order
+		_ = c.client.Close()
+		_ = backend.Close()
+	}
 }
 
 // dial connects to the broker, nil if that cannot be.
