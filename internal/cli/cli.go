@@ -26,6 +26,7 @@ const (
 // System is what a command line needs of the process it runs in.
 type System struct {
 	Args   []string // without the program's name
+	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
 	Getenv func(string) string
@@ -36,7 +37,7 @@ type System struct {
 func Main() int {
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	return Run(ctx, System{Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv})
+	return Run(ctx, System{Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv})
 }
 
 // errSignal is why a context of untilSignal has ended.
@@ -110,12 +111,19 @@ func newRoot(sys System) *cobra.Command {
 		Short: "A message broker that speaks AMQP 0-9-1",
 		Long: `Ferry is a message broker in one binary. It speaks AMQP 0-9-1, RabbitMQ's
 protocol, with RabbitMQ's extensions. What it has confirmed survives kill -9
-and a power cut.`,
+and a power cut.
+
+And it is a client of such brokers, RabbitMQ's as its own, that goes on when one
+of them dies.`,
 		Example: `  # a broker that keeps its messages in ./ferry-data
   ferry serve
 
   # a broker for a test: nothing is written, nothing else is listened on
-  ferry serve --store memory: --amqp 127.0.0.1:5672 --http off`,
+  ferry serve --store memory: --amqp 127.0.0.1:5672 --http off
+
+  # messages in, messages out
+  ferry send -q orders one two
+  ferry receive -q orders -n 2`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -135,7 +143,7 @@ and a power cut.`,
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 		return fmt.Errorf("%w%s", err, suggestion(unknown.GetSpecifiedName(), names, "--%s"))
 	})
-	root.AddCommand(newServe(sys), newDump(sys), newVersion(sys), newCompletion(sys))
+	root.AddCommand(newServe(sys), newSend(sys), newReceive(sys), newGateway(sys), newMove(sys), newVerify(sys), newBench(sys), newDump(sys), newVersion(sys), newCompletion(sys))
 	return root
 }
 
