@@ -356,3 +356,47 @@ func TestJournalOfSomethingElse(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestNothingIsTakenBeforeItIsStored holds the sync of what is being put.
+func TestNothingIsTakenBeforeItIsStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		faulty := vfs.NewFaulty(vfs.NewMem())
+		o := mustOpen(t, "/d", Options{FS: faulty})
+		mustPut(t, o, "a")
+		wantBodies(t, mustTake(t, o, 1), "1 a")
+		release := make(chan struct{})
+		faulty.SetHook(func(c vfs.Call) error {
+			if segmentSync(c) {
+				<-release
+			}
+			return nil
+		})
+		stored, taken := make(chan error, 1), make(chan []Entry, 1)
+		go func() {
+			_, err := o.Put(t.Context(), note("b"))
+			stored <- err
+		}()
+		go func() {
+			entries, err := o.Take(t.Context(), 1)
+			if err != nil {
+				t.Error(err)
+			}
+			taken <- entries
+		}()
+		synctest.Wait()
+		select {
+		case e := <-taken:
+			t.Errorf("took %v", bodies(e))
+		case err := <-stored:
+			t.Errorf("stored: %v", err)
+		default:
+		}
+		o.Settle(2) // nobody can have confirmed it
+		close(release)
+		if err := <-stored; err != nil {
+			t.Error(err)
+		}
+		wantBodies(t, <-taken, "2 b")
+		mustClose(t, o)
+	})
+}
