@@ -57,7 +57,9 @@ type Options struct {
 // ends.
 type Conn interface {
 	// OpenSender opens a way for messages from src to the broker. What the
-	// broker says against one message ends that sender alone.
+	// broker says against one message ends that sender alone. When opening
+	// fails, no method of src was called, nor is one afterwards; so with
+	// OpenReceiver and its sink.
 	OpenSender(ctx context.Context, cfg SenderConfig, src Source) (Sender, error)
 
 	// OpenReceiver begins to take messages from a queue.
@@ -68,8 +70,9 @@ type Conn interface {
 	// connection ends, the results of those that were not answered say so.
 	Declare(ctx context.Context, items []Item) []Result
 
-	// Done is closed when the connection has ended; Err says why then: nil
-	// after Close, else an *Error.
+	// Done is closed when the connection has ended, every Closed was called and
+	// no goroutine is left; Err says why then: nil after Close, else an *Error.
+	// Calls that wait return before that, as soon as the end is known.
 	Done() <-chan struct{}
 	Err() error
 
@@ -185,7 +188,8 @@ type Sink interface {
 
 	// Closed says that the receiver has ended, with an *Error, or nil after
 	// Receiver.Close. What was delivered cannot be settled any more. Nothing
-	// follows.
+	// follows. It may be called beside a Deliver of a receiver with NoAck, which
+	// then returns at once: the end of the connection waits for it.
 	Closed(err error)
 }
 

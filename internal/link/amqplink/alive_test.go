@@ -48,7 +48,7 @@ func TestAPeerThatFallsSilentIsDeadAfterTwoHeartbeats(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 		kindIs(t, c.Err(), link.Dead)
-		kindIs(t, in.awaitClosed(t), link.Dead)
+		in.closedWith(t, link.Dead)
 		if err := c.Close(t.Context()); err != nil {
 			t.Errorf("Close of a dead connection says %v", err)
 		}

@@ -254,6 +254,7 @@ func (c *conn) closed(ch *channel) *link.Error {
 
 // refusedBy is for the reader: the broker closes a channel.
 func (c *conn) refusedBy(ch *channel, m *amqpwire.ChannelClose) {
+	ch.content = content{}
 	c.mu.Lock()
 	c.queueLocked(ch.id, &amqpwire.ChannelCloseOk{})
 	if ch.state == closing {

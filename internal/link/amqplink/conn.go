@@ -115,8 +115,10 @@ func (c *conn) run() {
 // Peer implements link.Conn.
 func (c *conn) Peer() (product, version string) { return c.product, c.version }
 
-// Done implements link.Conn.
-func (c *conn) Done() <-chan struct{} { return c.ending }
+// Done implements link.Conn. It is closed when the goroutines have returned and
+// all Closed were called, not before: whoever waited for it may look at what the
+// calls have left.
+func (c *conn) Done() <-chan struct{} { return c.done }
 
 // Err implements link.Conn.
 func (c *conn) Err() error {
@@ -135,7 +137,7 @@ func (c *conn) Close(ctx context.Context) error {
 	c.mu.Lock()
 	if c.over {
 		c.mu.Unlock()
-		<-c.done
+		c.awaitDone(ctx)
 		return nil
 	}
 	if !c.closing {
@@ -146,7 +148,7 @@ func (c *conn) Close(ctx context.Context) error {
 	c.signal()
 	select {
 	case <-c.ending:
-		<-c.done
+		c.awaitDone(ctx)
 	case <-ctx.Done():
 		c.fail(&link.Error{Kind: link.Closed, Text: "connection was closed"}, false)
 		<-c.done
@@ -170,9 +172,23 @@ func (c *conn) fail(err *link.Error, farewell bool) {
 	c.mu.Unlock()
 	close(c.ending)
 	if !farewell {
-		c.raw.Close() //nolint:errcheck // it ends reads and writes, whatever it says
+		c.cut()
 	}
 	c.signal()
+}
+
+// cut closes the transport, which ends reads and writes that are under way.
+func (c *conn) cut() {
+	if err := c.raw.Close(); err != nil {
+		c.log.Debug("closing the transport", "error", err)
+	}
+}
+
+// awaitDone waits until all is over, with no farewell after the end of ctx.
+func (c *conn) awaitDone(ctx context.Context) {
+	stop := context.AfterFunc(ctx, c.cut)
+	defer stop()
+	<-c.done
 }
 
 // violated ends the connection for what the peer did, and tells it.
@@ -192,7 +208,7 @@ func (c *conn) finish() {
 	for _, ch := range c.takeChannels() {
 		c.end(ch, c.err)
 	}
-	timer := time.AfterFunc(farewellTime, func() { c.raw.Close() })
+	timer := time.AfterFunc(farewellTime, c.cut)
 	<-c.written
 	if c.secure && c.farewell {
 		// Nobody is left to see a stalled write through, but the timer.
@@ -201,7 +217,7 @@ func (c *conn) finish() {
 			c.log.Debug("ending TLS", "error", err)
 		}
 	}
-	c.raw.Close() //nolint:errcheck // nothing is left to be written
+	c.cut()
 	timer.Stop()
 	c.goroutines.Wait()
 	close(c.done)

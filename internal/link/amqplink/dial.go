@@ -20,7 +20,8 @@ const keepAlive = 15 * time.Second
 // of the end of ctx, with what ended it, unless o.Dial or o.Credentials take
 // longer. Other errors are *link.Error: Network if the broker cannot be reached
 // or closes without a word, Protocol if what answers does not speak AMQP 0-9-1,
-// AccessRefused if it does not know the credentials.
+// AccessRefused if it does not know the credentials, Unavailable if there are
+// none to be had.
 func Open(ctx context.Context, o link.Options) (link.Conn, error) {
 	c, err := open(ctx, o)
 	if err != nil {
@@ -37,7 +38,7 @@ func open(ctx context.Context, o link.Options) (*conn, error) {
 	if o.Credentials != nil {
 		var err error
 		if user, password, err = o.Credentials(ctx, o.Endpoint); err != nil {
-			return nil, ended(ctx, "getting credentials", &link.Error{Kind: link.AccessRefused, Text: "getting credentials", Err: err})
+			return nil, ended(ctx, "getting credentials", &link.Error{Kind: link.Unavailable, Text: "getting credentials", Err: err})
 		}
 	}
 	config, err := o.Endpoint.TLSConfig()
@@ -56,7 +57,7 @@ func open(ctx context.Context, o link.Options) (*conn, error) {
 
 	// Each wait below is a read or a write of this transport: closing it ends
 	// whichever is under way.
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	stop := context.AfterFunc(ctx, c.cut)
 	doing := "TLS handshake with " + o.Endpoint.Address()
 	if config != nil {
 		secure := tls.Client(c.stream, config)
@@ -79,7 +80,7 @@ func open(ctx context.Context, o link.Options) (*conn, error) {
 // giveUp ends an attempt to connect.
 func (c *conn) giveUp(ctx context.Context, stop func() bool, doing string, err *link.Error) error {
 	stop()
-	c.raw.Close() //nolint:errcheck // the attempt has failed, with a better error
+	c.cut()
 	return ended(ctx, doing, err)
 }
 

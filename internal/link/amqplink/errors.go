@@ -34,6 +34,9 @@ func kindOf(code uint16, text string) link.Kind {
 	case amqpwire.InvalidPath:
 		return link.NotFound
 	case amqpwire.AccessRefused:
+		if strings.Contains(said, "in exclusive use") {
+			return link.Locked // by another consumer: "queue 'q' in vhost '/' in exclusive use"
+		}
 		return link.AccessRefused
 	case amqpwire.ResourceLocked:
 		return link.Locked

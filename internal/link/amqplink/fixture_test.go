@@ -77,7 +77,7 @@ func checkGoroutines(t testing.TB) {
 	t.Helper()
 	buf := make([]byte, 1<<20)
 	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		for _, of := range []string{"(*conn).read", "(*writer).run", "(*conn).pulse"} {
+		for _, of := range []string{"amqplink.(*conn).read", "amqplink.(*writer).run", "amqplink.(*conn).pulse"} {
 			if strings.Contains(g, of) {
 				t.Errorf("a goroutine is left:\n%s", g)
 			}
@@ -229,6 +229,12 @@ func (s *sink) Closed(err error) { s.change(func() { s.closed = append(s.closed,
 func (s *sink) await(t testing.TB, n int) []*link.Delivery {
 	t.Helper()
 	return await(t, &s.mu, &s.changed, &s.got, func(all []*link.Delivery) bool { return len(all) >= n })
+}
+
+// closedWith fails the test unless the sink is closed with an error of that kind.
+func (s *sink) closedWith(t testing.TB, kind link.Kind) {
+	t.Helper()
+	kindIs(t, s.awaitClosed(t), kind)
 }
 
 func (s *sink) awaitClosed(t testing.TB) error {

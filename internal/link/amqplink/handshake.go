@@ -151,7 +151,7 @@ func (h *handshake) send(m amqpwire.Method) *link.Error {
 		err = fmt.Errorf("%T of %d bytes is too large", m, len(out))
 	}
 	if err != nil {
-		return &link.Error{Kind: link.Unsendable, Text: h.doing, Err: err}
+		return &link.Error{Kind: link.Precondition, Text: h.doing, Err: err}
 	}
 	if _, err := h.nc.Write(out); err != nil {
 		return lost(h.doing, err)

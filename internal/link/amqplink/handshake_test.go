@@ -241,7 +241,7 @@ func TestCredentialsAreAskedForAtEachOpen(t *testing.T) {
 		return "", "", errors.New("the vault is closed")
 	}
 	_, err := Open(t.Context(), o)
-	kindIs(t, err, link.AccessRefused)
+	kindIs(t, err, link.Unavailable)
 }
 
 func TestNobodyListens(t *testing.T) {

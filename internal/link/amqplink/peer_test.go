@@ -256,7 +256,13 @@ func openReceiver(t testing.TB, p *peer, c *conn, in link.Sink, noAck bool) (lin
 }
 
 // kindIs fails the test if err is of another kind.
-func kindIs(t testing.TB, err error, kind link.Kind) *link.Error {
+func kindIs(t testing.TB, err error, kind link.Kind) {
+	t.Helper()
+	_ = mustBe(t, err, kind)
+}
+
+// mustBe is kindIs for those who look at the rest of it.
+func mustBe(t testing.TB, err error, kind link.Kind) *link.Error {
 	t.Helper()
 	var e *link.Error
 	if !errors.As(err, &e) || e.Kind != kind {

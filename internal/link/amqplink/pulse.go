@@ -33,7 +33,7 @@ func (c *conn) pulse() {
 		}
 		if now := c.reads.Load(); now != reads || c.held.Load() {
 			reads, unread = now, 0
-		} else if unread++; unread >= 2*pulseParts-1 { // the first look may come late by a part
+		} else if unread++; unread >= 2*pulseParts {
 			c.fail(&link.Error{
 				Kind: link.Dead,
 				Text: fmt.Sprintf("nothing came for %v, which is two heartbeats", 2*c.heartbeat),

@@ -81,12 +81,18 @@ func (c *conn) frame(f amqpwire.Frame) *link.Error {
 		c.found.channel = ch
 	}
 	if f.Type == amqpwire.FrameMethod {
-		if ch.content.stage != noContent {
+		if ch.content.stage != noContent && !isChannelClose(f.Payload) {
 			return violation(fmt.Sprintf("got a method on channel %d within a message", f.Channel))
 		}
 		return c.channelMethod(ch, f.Payload)
 	}
 	return c.contentFrame(ch, f)
+}
+
+// isChannelClose tells whether a method ends what may be half there.
+func isChannelClose(payload []byte) bool {
+	class, method, ok := amqpwire.MethodID(payload)
+	return ok && class == amqpwire.ClassChannel && method == amqpwire.MethodChannelClose
 }
 
 func (c *conn) lookup(id uint16) *channel {

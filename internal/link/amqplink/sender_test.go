@@ -90,7 +90,7 @@ func TestACloseOfOneChannelLeavesTheOthers(t *testing.T) {
 	r, id3 := openReceiver(t, p, c, in, false)
 	p.send(id, &amqpwire.ChannelClose{ReplyCode: 404, ReplyText: "NOT_FOUND - no exchange 'x' in vhost 'v'"})
 	get[*amqpwire.ChannelCloseOk](p)
-	if e := kindIs(t, bad.await(t, has("closed"))[0].err, link.NotFound); e.Code != 404 {
+	if e := mustBe(t, bad.await(t, has("closed"))[0].err, link.NotFound); e.Code != 404 {
 		t.Errorf("code %d", e.Code)
 	}
 	if err := s.Close(t.Context()); err == nil {
@@ -107,7 +107,7 @@ func TestACloseOfOneChannelLeavesTheOthers(t *testing.T) {
 	good.await(t, settledUpTo(1))
 	p.send(id3, &amqpwire.ChannelClose{ReplyCode: 406, ReplyText: "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out"})
 	get[*amqpwire.ChannelCloseOk](p)
-	kindIs(t, in.awaitClosed(t), link.Unavailable)
+	in.closedWith(t, link.Unavailable)
 	if err := r.Ack(1); !errors.Is(err, link.ErrClosed) {
 		t.Errorf("settling after the end says %v", err)
 	}
@@ -184,7 +184,7 @@ func TestAMessageThatCannotBeSentIsNotBegun(t *testing.T) {
 			}
 			get[*amqpwire.ChannelClose](p)
 			got := src.await(t, has("closed"))
-			if e := kindIs(t, got[len(got)-1].err, link.Unsendable); e.Tag != 2 {
+			if e := mustBe(t, got[len(got)-1].err, link.Unsendable); e.Tag != 2 {
 				t.Errorf("the tag is %d", e.Tag)
 			}
 		})
