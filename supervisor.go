@@ -1,0 +1,446 @@
+package ferry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ferrymq/ferry/internal/endpoint"
+	"github.com/ferrymq/ferry/internal/link"
+)
+
+// The two connections of a client: what one is told to wait for does not hold up
+// the other (RabbitMQ blocks a connection that publishes, with all that it
+// carries).
+const (
+	publishing = "publish"
+	consuming  = "consume"
+)
+
+const (
+	// lasting is how long a connection must have been up for its loss to be the
+	// first of a new row of failures. Below it a broker that accepts and closes
+	// would be dialled in a tight loop.
+	lasting = 2 * time.Second
+
+	// refusedSweeps is how often all endpoints may refuse the login, or not know
+	// the virtual host, before that is taken for permanent: nodes that start or
+	// leave a cluster say such things for a while.
+	refusedSweeps = 8
+
+	// probeInterval is between looks at endpoints that stand before the one in use.
+	probeInterval = time.Second
+
+	// moveTimeout is how long what is under way may take to finish before a
+	// connection is left for a better one.
+	moveTimeout = 10 * time.Second
+
+	// closeTimeout bounds the farewell to a connection that nobody needs any more.
+	closeTimeout = time.Second
+)
+
+// A session is one connection while it lasts.
+type session struct {
+	conn     link.Conn
+	endpoint endpoint.Endpoint
+	index    int // of the endpoint in the list
+	since    time.Time
+
+	// moved is closed when there is a better connection: whoever uses this one
+	// finishes and acquires the next.
+	moved chan struct{}
+	users sync.WaitGroup
+
+	blocked string // why the broker takes no messages, "" if it does; guarded by supervisor.mu
+}
+
+// A supervisor keeps one connection open. It is the only one that dials.
+type supervisor struct {
+	role    string
+	client  *Client
+	stopped chan struct{} // closed when run has returned
+
+	mu      sync.Mutex
+	current *session
+	err     error // for good
+	changed chan struct{}
+	status  ConnectionStatus
+}
+
+func newSupervisor(c *Client, role string) *supervisor {
+	return &supervisor{
+		role:    role,
+		client:  c,
+		stopped: make(chan struct{}),
+		changed: make(chan struct{}),
+		status:  ConnectionStatus{State: Connecting, Since: time.Now()},
+	}
+}
+
+// acquire waits for a connection. The caller calls users.Done on what it gets
+// when it has left it.
+func (s *supervisor) acquire(ctx context.Context) (*session, error) {
+	for {
+		s.mu.Lock()
+		current, err, changed := s.current, s.err, s.changed
+		if current != nil && !alive(current.conn) {
+			current = nil // it is about to be replaced
+		}
+		if current != nil {
+			current.users.Add(1)
+		}
+		s.mu.Unlock()
+		switch {
+		case current != nil:
+			return current, nil
+		case err != nil:
+			return nil, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ended(ctx)
+		}
+	}
+}
+
+// set installs a session, or none, or why there will never be one again.
+func (s *supervisor) set(current *session, err error, update func(*ConnectionStatus)) {
+	s.mu.Lock()
+	s.current, s.err = current, err
+	update(&s.status)
+	s.status.Since = time.Now()
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+}
+
+// why is what is known of there being no connection, for the errors of calls
+// that gave up waiting for one.
+func (s *supervisor) why() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.current != nil && s.current.blocked != "":
+		return fmt.Errorf("%w: %s", ErrBlocked, s.current.blocked)
+	case s.current == nil && s.status.Err != nil:
+		return s.status.Err
+	default:
+		return nil
+	}
+}
+
+func (s *supervisor) emit(kind EventKind, e *endpoint.Endpoint, err error) {
+	event := Event{Kind: kind, Connection: s.role, Err: err}
+	if e != nil {
+		event.Endpoint = e.String()
+	}
+	s.client.events.add(event)
+}
+
+// run keeps a connection open until ctx ends or nothing helps.
+func (s *supervisor) run(ctx context.Context) {
+	defer close(s.stopped)
+	err := s.keep(ctx)
+	s.set(nil, err, func(st *ConnectionStatus) { st.State, st.Err = Ended, err })
+	if errors.Is(err, ErrClosed) {
+		s.emit(Closed, nil, nil)
+		return
+	}
+	s.emit(Closed, nil, err)
+	s.client.fail(err)
+}
+
+func (s *supervisor) keep(ctx context.Context) error {
+	o := &s.client.options
+	wait := backoff{initial: o.initialDelay, max: o.maxDelay}
+	last := -1 // where the connection was that is not to be tried first
+	for {
+		current, err := s.connect(ctx, &wait, last)
+		if err != nil {
+			return err
+		}
+		for current != nil {
+			var next *session
+			next, err = s.hold(ctx, current)
+			if next == nil {
+				break
+			}
+			current = next
+		}
+		if ctx.Err() != nil {
+			return ended(ctx)
+		}
+		last = -1
+		if e := (*link.Error)(nil); errors.As(err, &e) && e.Kind == link.Dead {
+			last = current.index
+		}
+		if time.Since(current.since) >= lasting {
+			wait.reset()
+			continue
+		}
+		if wait.failures == 0 {
+			wait.failures++
+			continue
+		}
+		if err := pause(ctx, wait.next()); err != nil {
+			return err
+		}
+	}
+}
+
+// connect tries all endpoints, then waits, for as long as it is to.
+func (s *supervisor) connect(ctx context.Context, wait *backoff, last int) (*session, error) {
+	o := &s.client.options
+	attempts, refused := 0, 0
+	for {
+		current, err := s.sweep(ctx, last)
+		if err == nil {
+			s.client.established.Store(true)
+			s.restore(ctx, current)
+			s.set(current, nil, func(st *ConnectionStatus) {
+				st.State, st.Endpoint, st.Err = Up, current.endpoint.String(), nil
+				st.Connects++
+			})
+			s.client.events.add(Event{Kind: Connected, Connection: s.role, Endpoint: current.endpoint.String(), Attempt: attempts + 1})
+			return current, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ended(ctx)
+		}
+		last = -1
+		attempts++
+		if hopeless(err) {
+			refused++
+		} else {
+			refused = 0
+		}
+		first := !s.client.established.Load()
+		err = fmt.Errorf("%w: %w", ErrNoBroker, err)
+		switch {
+		case first && !o.initialRetry,
+			refused >= refusedSweeps,
+			o.maxAttempts > 0 && attempts >= o.maxAttempts:
+			return nil, err
+		}
+		delay := wait.next()
+		s.mu.Lock()
+		s.status.State, s.status.Err = Connecting, err
+		s.mu.Unlock()
+		s.client.events.add(Event{Kind: Retrying, Connection: s.role, Attempt: attempts, Delay: delay, Err: err})
+		if err := pause(ctx, delay); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// sweep tries each endpoint once, in order; the one at index last comes last.
+func (s *supervisor) sweep(ctx context.Context, last int) (*session, error) {
+	endpoints := s.client.order()
+	var order []int
+	for i := range endpoints {
+		if i != last {
+			order = append(order, i)
+		}
+	}
+	if last >= 0 && last < len(endpoints) {
+		order = append(order, last)
+	}
+	var errs []error
+	for _, i := range order {
+		current, err := s.open(ctx, endpoints[i], i)
+		if err == nil {
+			return current, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ended(ctx)
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", endpoints[i], public(err)))
+	}
+	return nil, errors.Join(errs...)
+}
+
+// hopeless tells whether all endpoints answered, and none will take us.
+func hopeless(err error) bool {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return false
+	}
+	for _, err := range joined.Unwrap() {
+		if !errors.Is(err, ErrAccessRefused) && !errors.Is(err, ErrNotFound) {
+			return false
+		}
+	}
+	return true
+}
+
+// open connects to one endpoint.
+func (s *supervisor) open(ctx context.Context, e endpoint.Endpoint, index int) (*session, error) {
+	o := &s.client.options
+	timeout := DefaultConnectTimeout
+	if o.connectTimeout > 0 {
+		timeout = o.connectTimeout
+	}
+	if e.ConnectTimeout > 0 {
+		timeout = e.ConnectTimeout
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no connection within %v", timeout))
+	defer cancel()
+
+	current := &session{endpoint: e, index: index, moved: make(chan struct{})}
+	lo := link.Options{
+		Endpoint:  e,
+		Name:      o.name,
+		Heartbeat: o.heartbeat,
+		Dial:      o.dial,
+		Logger:    o.logger,
+		Blocked:   func(reason string, ok bool) { s.setBlocked(current, reason, ok) },
+	}
+	if e.Heartbeat >= 0 {
+		lo.Heartbeat = e.Heartbeat
+	}
+	if o.credentials != nil {
+		lo.Credentials = func(ctx context.Context, e endpoint.Endpoint) (user, password string, err error) {
+			return o.credentials(ctx, e.String())
+		}
+	}
+	conn, err := openLink(ctx, lo)
+	if err != nil {
+		return nil, err
+	}
+	current.conn, current.since = conn, time.Now()
+	return current, nil
+}
+
+// setBlocked is told by a connection whether the broker takes messages on it.
+func (s *supervisor) setBlocked(of *session, reason string, ok bool) {
+	if ok {
+		reason = ""
+	} else if reason == "" {
+		reason = "no reason given"
+	}
+	s.mu.Lock()
+	of.blocked = reason
+	s.mu.Unlock()
+	if ok {
+		s.emit(Unblocked, &of.endpoint, nil)
+	} else {
+		s.emit(Blocked, &of.endpoint, fmt.Errorf("%w: %s", ErrBlocked, reason))
+	}
+}
+
+// snapshot is how the connection does now.
+func (s *supervisor) snapshot() ConnectionStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	if s.current != nil {
+		st.Blocked = s.current.blocked
+	}
+	return st
+}
+
+// hold waits until a connection has ended. If it was left for a better one, that
+// one is returned.
+func (s *supervisor) hold(ctx context.Context, current *session) (next *session, err error) {
+	probes, stop := context.WithCancel(ctx)
+	better := make(chan *session, 1)
+	var probing sync.WaitGroup
+	if s.client.options.failback > 0 && current.index > 0 {
+		probing.Go(func() { s.probe(probes, current.index, better) })
+	}
+	defer func() {
+		stop()
+		probing.Wait()
+		select {
+		case b := <-better: // found too late
+			s.leave(b)
+		default:
+		}
+	}()
+
+	select {
+	case next = <-better:
+		s.move(ctx, current, next)
+		return next, nil
+	case <-current.conn.Done():
+		err = current.conn.Err()
+	case <-ctx.Done():
+		err = nil
+	}
+	lost := public(err)
+	if ctx.Err() == nil {
+		s.set(nil, nil, func(st *ConnectionStatus) { st.State, st.Err = Connecting, lost })
+		s.emit(Disconnected, &current.endpoint, lost)
+	}
+	s.leave(current)
+	return nil, err
+}
+
+// probe looks for an endpoint that stands before index and stays up, and gives
+// the connection that showed it.
+func (s *supervisor) probe(ctx context.Context, index int, better chan<- *session) {
+	for {
+		for i, e := range s.client.order()[:index] {
+			candidate, err := s.open(ctx, e, i)
+			if err != nil {
+				continue
+			}
+			stays := time.NewTimer(s.client.options.failback)
+			select {
+			case <-stays.C:
+				better <- candidate
+				return
+			case <-candidate.conn.Done():
+			case <-ctx.Done():
+			}
+			stays.Stop()
+			s.leave(candidate)
+		}
+		if pause(ctx, probeInterval) != nil {
+			return
+		}
+	}
+}
+
+// move makes next the connection. Those who use the old one finish what is under
+// way, and have moveTimeout for it.
+func (s *supervisor) move(ctx context.Context, old, next *session) {
+	s.restore(ctx, next)
+	s.set(next, nil, func(st *ConnectionStatus) {
+		st.State, st.Endpoint, st.Err = Up, next.endpoint.String(), nil
+		st.Connects++
+	})
+	s.emit(FailedBack, &next.endpoint, nil)
+	close(old.moved)
+
+	left := make(chan struct{})
+	go func() {
+		old.users.Wait()
+		close(left)
+	}()
+	deadline := time.NewTimer(moveTimeout)
+	defer deadline.Stop()
+	select {
+	case <-left:
+	case <-deadline.C:
+	case <-ctx.Done():
+	case <-old.conn.Done():
+	}
+	s.leave(old)
+	<-left // every user has noticed that its connection is gone
+}
+
+// leave closes a connection, and does not take long.
+func (s *supervisor) leave(of *session) {
+	ctx, cancel := context.WithTimeout(s.client.farewell(), closeTimeout)
+	defer cancel()
+	_ = of.conn.Close(ctx) // it is left either way
+}
+
+// restore declares the topology on a new connection.
+func (s *supervisor) restore(ctx context.Context, current *session) {
+	s.client.topology.restore(ctx, s, current)
+}
