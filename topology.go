@@ -196,12 +196,14 @@ func (t *topology) declare(ctx context.Context, conn link.Conn, items []link.Ite
 	}
 }
 
+// alive tells whether a connection has not ended, and is not about to: Err says
+// so before all of it has.
 func alive(conn link.Conn) bool {
 	select {
 	case <-conn.Done():
 		return false
 	default:
-		return true
+		return conn.Err() == nil
 	}
 }
 

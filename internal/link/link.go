@@ -10,10 +10,10 @@
 // of the wire; none of these calls may block, but for Sink.Deliver of a receiver
 // that does not acknowledge. Heartbeats depend on neither.
 //
-// When a connection ends, Done is closed, then Closed is called once on each
-// source and sink that was open, and nothing of that connection is called or taken
-// afterwards. So whoever is told Closed while Done is open knows that the
-// connection goes on.
+// When a connection ends, Err says why, then Closed is called once on each source
+// and sink that was open, and nothing of that connection is called or taken
+// afterwards; then Done is closed. So whoever is told Closed while Err is nil knows
+// that the connection goes on.
 package link
 
 import (
