@@ -38,8 +38,22 @@ func clientFailed(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &failure{err: err, code: exitCode(err)}
+	return &failure{err: clientError{err}, code: exitCode(err)}
 }
+
+// clientError is an error of the client without the package's name, which is this
+// program's too, and without words that one who was never connected wonders at.
+type clientError struct{ error }
+
+func (p clientError) Error() string {
+	return strings.NewReplacer(
+		": "+ferry.ErrConnectionLost.Error()+": connecting", ": connecting",
+		": ferry: ", ": ",
+		"\n", "; ",
+	).Replace(strings.TrimPrefix(p.error.Error(), "ferry: "))
+}
+
+func (p clientError) Unwrap() error { return p.error }
 
 func exitCode(err error) int {
 	var left *ferry.UnconfirmedError
@@ -59,8 +73,17 @@ func exitCode(err error) int {
 // print is for ferry.WithEvents, which calls it from one goroutine.
 type eventPrinter struct {
 	w    io.Writer
-	lost map[string]time.Time // by connection, while it is lost
+	lost map[string]*outage // by connection, while it is lost
 }
+
+// An outage is a connection's that was lost.
+type outage struct {
+	since time.Time
+	told  time.Time // when it was last said that nothing can be reached
+}
+
+// tellEvery is how often it is said that still nothing can be reached.
+const tellEvery = 10 * time.Second
 
 func (p *eventPrinter) print(e ferry.Event) {
 	if line := p.line(e); line != "" {
@@ -70,22 +93,30 @@ func (p *eventPrinter) print(e ferry.Event) {
 
 // line says an event in words, empty if it is not worth any.
 func (p *eventPrinter) line(e ferry.Event) string {
+	if p.lost == nil {
+		p.lost = map[string]*outage{}
+	}
+	lost := p.lost[e.Connection]
 	switch e.Kind {
 	case ferry.Connected:
-		lost, ok := p.lost[e.Connection]
 		delete(p.lost, e.Connection)
-		if !ok {
+		if lost == nil {
 			return fmt.Sprintf("%s: connected to %s", e.Connection, e.Endpoint)
 		}
-		return fmt.Sprintf("%s: connected to %s after %.2f s", e.Connection, e.Endpoint, e.Time.Sub(lost).Seconds())
+		return fmt.Sprintf("%s: connected to %s after %.2f s", e.Connection, e.Endpoint, e.Time.Sub(lost.since).Seconds())
 	case ferry.Disconnected:
-		if p.lost == nil {
-			p.lost = map[string]time.Time{}
-		}
-		p.lost[e.Connection] = e.Time
+		p.lost[e.Connection] = &outage{since: e.Time}
 		return fmt.Sprintf("%s: connection to %s lost%s", e.Connection, e.Endpoint, because(e.Err))
 	case ferry.Retrying:
-		return fmt.Sprintf("%s: no broker reachable, trying again in %.2f s%s", e.Connection, e.Delay.Seconds(), because(e.Err))
+		if lost == nil {
+			lost = &outage{since: e.Time}
+			p.lost[e.Connection] = lost
+		}
+		if !lost.told.IsZero() && e.Time.Sub(lost.told) < tellEvery {
+			return ""
+		}
+		lost.told = e.Time
+		return fmt.Sprintf("%s: no broker is reachable, trying again%s", e.Connection, because(e.Err))
 	case ferry.Blocked:
 		return fmt.Sprintf("%s: %s takes no messages for now%s", e.Connection, e.Endpoint, because(e.Err))
 	case ferry.Unblocked:
@@ -93,6 +124,9 @@ func (p *eventPrinter) line(e ferry.Event) string {
 	case ferry.FailedBack:
 		return fmt.Sprintf("%s: back on %s, the first of the list", e.Connection, e.Endpoint)
 	case ferry.ConsumerCancelled:
+		if errors.Is(e.Err, ferry.ErrConnectionLost) {
+			return "" // which is said by itself
+		}
 		return fmt.Sprintf("%s: the broker cancelled a consumer%s", e.Connection, because(e.Err))
 	case ferry.Resubscribed:
 		return fmt.Sprintf("%s: consuming again", e.Connection)
@@ -102,9 +136,14 @@ func (p *eventPrinter) line(e ferry.Event) string {
 	return ""
 }
 
+// because is why, in one line, without what was just said.
 func because(err error) string {
 	if err == nil {
 		return ""
 	}
-	return ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
+	why := err.Error()
+	for _, said := range []error{ferry.ErrNoBroker, ferry.ErrConnectionLost} {
+		why = strings.ReplaceAll(why, said.Error()+": ", "")
+	}
+	return ": " + strings.ReplaceAll(strings.TrimPrefix(why, "ferry: "), "\n", "; ")
 }

@@ -70,6 +70,10 @@ func TestExitCodesOfClients(t *testing.T) {
 			t.Errorf("%v: %+v, want exit code %d", row.err, f, row.code)
 		}
 	}
+	got := clientFailed(fmt.Errorf("%w: amqp://a: %w: connecting to a:5672: refused", ferry.ErrNoBroker, ferry.ErrConnectionLost))
+	if want := "no broker is reachable: amqp://a: connecting to a:5672: refused"; got.Error() != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	if clientFailed(nil) != nil {
 		t.Error("nothing has failed")
 	}
@@ -82,18 +86,20 @@ func TestEventsInWords(t *testing.T) {
 	for i, e := range []ferry.Event{
 		{Kind: ferry.Connected, Endpoint: "amqp://a"},
 		{Kind: ferry.Disconnected, Endpoint: "amqp://a", Err: errors.New("reset\nby peer")},
-		{Kind: ferry.Retrying, Delay: 1500 * time.Millisecond, Err: ferry.ErrNoBroker},
+		{Kind: ferry.Retrying, Err: fmt.Errorf("%w: amqp://a: %w: refused", ferry.ErrNoBroker, ferry.ErrConnectionLost)},
+		{Kind: ferry.Retrying, Err: fmt.Errorf("%w: amqp://a: refused", ferry.ErrNoBroker)},
 		{Kind: ferry.Connected, Endpoint: "amqp://b"},
 		{Kind: ferry.Blocked, Endpoint: "amqp://b", Err: errors.New("low on disk")},
+		{Kind: ferry.ConsumerCancelled, Err: fmt.Errorf("%w: gone", ferry.ErrConnectionLost)},
 		{Kind: ferry.Closed},
 	} {
-		e.Connection, e.Time = "publish", start.Add(time.Duration(i)*155*time.Millisecond)
+		e.Connection, e.Time = "publish", start.Add(time.Duration(i)*160*time.Millisecond)
 		p.print(e)
 	}
 	want := `14:03:02 publish: connected to amqp://a
 14:03:02 publish: connection to amqp://a lost: reset; by peer
-14:03:02 publish: no broker reachable, trying again in 1.50 s: ferry: no broker is reachable
-14:03:02 publish: connected to amqp://b after 0.31 s
+14:03:02 publish: no broker is reachable, trying again: amqp://a: refused
+14:03:02 publish: connected to amqp://b after 0.48 s
 14:03:02 publish: amqp://b takes no messages for now: low on disk
 `
 	if out.String() != want {

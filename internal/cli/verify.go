@@ -46,7 +46,9 @@ broken, receive them, and count what became of each:
 
 and, if there were any, those that were refused, unknown (neither confirmed nor
 refused when it ended; they may arrive and need not), damaged (not what was
-sent), foreign (not of this run), dropped (repeats that --dedup held back).
+sent), foreign (not of this run), resent (of the duplicated, those that had to be
+sent again because a connection was lost before their confirm), dropped (repeats
+that --dedup held back).
 
 It ends after --count or --duration, or with Ctrl-C, and then waits for what is
 under way, until all that was confirmed is there or nothing new has come for

@@ -38,6 +38,7 @@ type account struct {
 	both        uint64   // confirmed and received
 	highest     []uint64 // by consumer: the highest sequence that arrived first there
 	duplicated  uint64
+	resent      uint64 // of these, with the sender's mark
 	redelivered uint64
 	reordered   uint64
 }
@@ -90,9 +91,15 @@ func (l *ledger) settle(producer int, sequence uint64, o outcome, now time.Time)
 	}
 }
 
+// marks are what a delivery says of itself.
+type marks struct {
+	redelivered bool // by the broker: it was delivered before
+	resent      bool // by the sender: it was sent before
+}
+
 // arrive takes down a delivery to a consumer. It says whether the message is
 // there for the first time.
-func (l *ledger) arrive(consumer int, s stamp, redelivered bool, now time.Time) bool {
+func (l *ledger) arrive(consumer int, s stamp, m marks, now time.Time) bool {
 	if s.producer >= uint32(len(l.accounts)) {
 		l.damaged.Add(1)
 		return false
@@ -105,12 +112,15 @@ func (l *ledger) arrive(consumer int, s stamp, redelivered bool, now time.Time) 
 		l.damaged.Add(1)
 		return false
 	}
-	if redelivered {
+	if m.redelivered {
 		a.redelivered++
 	}
 	if !a.received.add(s.sequence - 1) {
-		if !redelivered {
+		if !m.redelivered {
 			a.duplicated++
+			if m.resent {
+				a.resent++
+			}
 		}
 		return false
 	}
@@ -130,7 +140,8 @@ type Counts struct {
 	Confirmed   uint64 `json:"confirmed"`   // by the broker
 	Received    uint64 `json:"received"`    // different ones
 	Lost        uint64 `json:"lost"`        // confirmed, and not received
-	Duplicated  uint64 `json:"duplicated"`  // received again, without a mark that says so
+	Duplicated  uint64 `json:"duplicated"`  // received again, without the broker's mark that says so
+	Resent      uint64 `json:"resent"`      // of these, with the sender's mark that it had to send again
 	Redelivered uint64 `json:"redelivered"` // deliveries that are marked so
 	Reordered   uint64 `json:"reordered"`   // that came to a consumer after a later one of their producer
 	Refused     uint64 `json:"refused"`     // nacked or unroutable
@@ -150,6 +161,7 @@ func (l *ledger) counts() Counts {
 		c.Received += a.received.count
 		c.Lost += a.confirmed.count - a.both
 		c.Duplicated += a.duplicated
+		c.Resent += a.resent
 		c.Redelivered += a.redelivered
 		c.Reordered += a.reordered
 		c.Refused += a.refused

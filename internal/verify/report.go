@@ -63,7 +63,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	var others []column
 	for _, c := range []column{
-		{"refused", r.Refused}, {"unknown", r.Unknown}, {"damaged", r.Damaged}, {"foreign", r.Foreign}, {"dropped", r.Dropped},
+		{"refused", r.Refused}, {"unknown", r.Unknown}, {"damaged", r.Damaged}, {"foreign", r.Foreign}, {"resent", r.Resent}, {"dropped", r.Dropped},
 	} {
 		if c.value > 0 {
 			others = append(others, c)
@@ -106,6 +106,9 @@ func (r *Report) Remarks(o Options) []string {
 	}
 	if r.Unknown > 0 {
 		add("%d messages were neither confirmed nor refused: the broker may have them or not", r.Unknown)
+	}
+	if r.Resent > 0 {
+		add("%d of the duplicated had to be sent again, because a connection was lost before their confirm", r.Resent)
 	}
 	if r.Foreign > 0 {
 		add("%d messages in the queue were not of this run; they were taken out of it", r.Foreign)

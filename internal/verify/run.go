@@ -265,7 +265,7 @@ func (r *run) take(consumer int, d *ferry.Delivery) {
 		r.ledger.damaged.Add(1)
 		return
 	}
-	if r.ledger.arrive(consumer, s, d.Redelivered, now) {
+	if r.ledger.arrive(consumer, s, marks{redelivered: d.Redelivered, resent: d.Attempt > 1}, now) {
 		r.progress.Store(int64(now.Sub(r.start)))
 	}
 	r.arrival.Store(int64(now.Sub(r.start)))
