@@ -277,8 +277,8 @@ func TestDeclareEndsWithTheConnection(t *testing.T) {
 	if results[0].Err != nil {
 		t.Error(results[0].Err)
 	}
-	kindIs(t, results[1].Err, link.Protocol)
-	kindIs(t, results[2].Err, link.Protocol)
+	kindIs(t, results[1].Err, link.NotAllowed)
+	kindIs(t, results[2].Err, link.NotAllowed)
 }
 
 func TestDeclaringAtTheSameTime(t *testing.T) {
@@ -326,6 +326,8 @@ func TestKinds(t *testing.T) {
 		{320, "CONNECTION_FORCED", link.Forced},
 		{402, "INVALID_PATH", link.NotFound},
 		{501, "FRAME_ERROR", link.Protocol},
+		{503, "COMMAND_INVALID - unknown exchange type 'x'", link.NotAllowed},
+		{503, "COMMAND_INVALID - second 'channel.open' seen", link.Protocol},
 		{504, "CHANNEL_ERROR", link.Protocol},
 		{506, "RESOURCE_ERROR", link.Internal},
 		{530, "NOT_ALLOWED - vhost 'x' not found", link.NotFound},

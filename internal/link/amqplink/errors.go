@@ -62,6 +62,10 @@ func kindOf(code uint16, text string) link.Kind {
 		return link.AccessRefused // limits, and access to a virtual host
 	case amqpwire.NotImplemented:
 		return link.NotAllowed
+	case amqpwire.CommandInvalid:
+		if strings.Contains(said, "unknown exchange type") {
+			return link.NotAllowed // of a plugin that is not there: no fault of the protocol
+		}
 	}
 	return link.Protocol
 }

@@ -9,6 +9,7 @@ import (
 const (
 	readBuffer = 128 << 10 // bytes of one read at most, but for larger frames
 	readLeast  = 4 << 10   // room for which what is unread is moved
+	readsMost  = 100       // that bring neither a byte nor an error, as in package bufio
 )
 
 // input is what was read and not parsed yet.
@@ -35,15 +36,17 @@ func (in *input) fill(from io.Reader) error {
 		// length field.
 		in.buf = append(in.buf, make([]byte, len(in.buf))...)
 	}
-	n, err := from.Read(in.buf[in.w:])
-	in.w += n
-	if n > 0 {
-		return nil
+	for range readsMost {
+		n, err := from.Read(in.buf[in.w:])
+		in.w += n
+		if n > 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = io.ErrNoProgress
-	}
-	return err
+	return io.ErrNoProgress
 }
 
 // frameMax is the limit for frames of the peer. Some brokers take frame_max to be
