@@ -86,7 +86,7 @@ func run(ctx context.Context) error {
 		size = shortSizes
 		o.runs, o.seconds = 1, min(o.seconds, 1)
 	}
-	todo := slices.DeleteFunc(shapes(size), func(s shape) bool {
+	todo := slices.DeleteFunc(append(shapes(size), clientShapes(size)...), func(s shape) bool {
 		return !only.MatchString(s.name) && !only.MatchString(s.mode)
 	})
 	if len(todo) == 0 {
@@ -97,7 +97,7 @@ func run(ctx context.Context) error {
 		for _, s := range todo {
 			rows = append(rows, judge(s, nil, nil)...)
 		}
-		return printTable(os.Stdout, rows)
+		return printTables(os.Stdout, rows)
 	}
 
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("not done after %v", o.timeout))
@@ -109,9 +109,11 @@ func run(ctx context.Context) error {
 	defer os.RemoveAll(tmp)
 	warn(tmp)
 
-	b := &bench{tmp: tmp, seconds: o.seconds, load: filepath.Join(tmp, "load")}
-	if err := build(ctx, filepath.Join(o.root, "bench"), b.load, "./load"); err != nil {
-		return err
+	b := &bench{tmp: tmp, seconds: o.seconds, load: filepath.Join(tmp, "load"), client: filepath.Join(tmp, "client")}
+	for _, program := range []string{"load", "client"} {
+		if err := build(ctx, filepath.Join(o.root, "bench"), filepath.Join(tmp, program), "./"+program); err != nil {
+			return err
+		}
 	}
 	for name := range strings.SplitSeq(o.brokers, ",") {
 		switch name {
@@ -156,7 +158,7 @@ func run(ctx context.Context) error {
 	}
 
 	fmt.Printf("%s\n\n", about(o))
-	if err := printTable(os.Stdout, rows); err != nil {
+	if err := printTables(os.Stdout, rows); err != nil {
 		return err
 	}
 	if o.json != "" {
@@ -212,7 +214,19 @@ func (b *bench) shape(ctx context.Context, s shape, runs int, start time.Time) (
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", name, err))
 		}
-		progress(start, "  %-8s %s", name, summary(s, f))
+		progress(start, "  %-10s %s", name, summary(s, f))
+	}
+	if s.clients {
+		for i := range runs {
+			if b.ferry == nil {
+				break // they are measured against it
+			}
+			if i < rabbitRuns {
+				one(official, client{b.ferry, official}, &rabbit)
+			}
+			one(ours, client{b.ferry, ours}, &ferry)
+		}
+		return judge(s, rabbit, ferry), errors.Join(failed...)
 	}
 	for i := range runs {
 		if i < rabbitRuns && b.rabbit != nil {

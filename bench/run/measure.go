@@ -33,6 +33,7 @@ type bench struct {
 	ferry   broker
 	rabbit  broker
 	load    string // the load generator's binary
+	client  string // the binary that measures clients
 	seconds float64
 	tmp     string
 	n       int

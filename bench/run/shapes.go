@@ -18,11 +18,18 @@ const (
 	idleConn      = "idle connection"
 	idleBroker    = "idle broker"
 	startToReady  = "start to ready"
+
+	moved        = "messages"
+	clientCPU    = "client CPU a message"
+	clientPeak   = "client's peak memory"
+	firstConfirm = "first confirm by the backup"
+	accepted     = "accepted"
 )
 
 var units = map[string]string{
 	delivered: "/s", deliveredPart: "%", publishRate: "/s", cpu: "µs", peak: "MB",
 	confirmP50: "ms", confirmP99: "ms", readyAgain: "s", readyStopped: "s", drained: "/s",
+	moved: "/s", clientCPU: "µs", clientPeak: "MB", firstConfirm: "ms", accepted: "/s",
 	drainPeak: "MB", idleConn: "KiB", idleBroker: "MB", startToReady: "ms",
 }
 
@@ -92,6 +99,7 @@ type shape struct {
 	// negative, at most this often otherwise.
 	rabbitRuns int
 	ferryOnce  bool // its parts repeat themselves
+	clients    bool // clients are compared, not brokers
 	targets    []target
 }
 

@@ -21,6 +21,7 @@ type row struct {
 	Target   string   `json:"target"`
 	Verdict  string   `json:"verdict"`
 	Runs     rowRuns  `json:"runs"`
+	Clients  bool     `json:"clients,omitempty"` // RabbitMQ is amqp091-go, Ferry is Ferry's client
 }
 
 type rowRuns struct {
@@ -41,7 +42,8 @@ func judge(s shape, rabbit, ferry []figures) []row {
 	for _, t := range s.targets {
 		r := row{
 			Shape: s.name, Mode: s.mode, Figure: t.figure, Unit: units[t.figure], Target: t.String(),
-			Runs: rowRuns{pick(rabbit, t.figure), pick(ferry, t.figure)},
+			Runs:    rowRuns{pick(rabbit, t.figure), pick(ferry, t.figure)},
+			Clients: s.clients,
 		}
 		r.RabbitMQ, r.Ferry = middle(r.Runs.RabbitMQ), middle(r.Runs.Ferry)
 		if r.RabbitMQ != nil && r.Ferry != nil && *r.RabbitMQ > 0 {
@@ -80,9 +82,34 @@ func middle(values []float64) *float64 {
 	return &m
 }
 
-// printTable writes the rows in aligned columns, a shape's name only once.
-func printTable(w io.Writer, rows []row) error {
-	lines := [][]string{{"shape", "durability", "figure", "RabbitMQ", "Ferry", "×", "target", ""}}
+// printTables writes a table of the brokers and one of the clients.
+func printTables(w io.Writer, rows []row) error {
+	var brokers, clients []row
+	for _, r := range rows {
+		if r.Clients {
+			clients = append(clients, r)
+		} else {
+			brokers = append(brokers, r)
+		}
+	}
+	if len(brokers) > 0 {
+		if err := printTable(w, brokers, "RabbitMQ", "Ferry"); err != nil {
+			return err
+		}
+	}
+	if len(clients) == 0 {
+		return nil
+	}
+	if len(brokers) > 0 {
+		fmt.Fprintln(w) //nolint:errcheck // the next line says so
+	}
+	return printTable(w, clients, official, ours)
+}
+
+// printTable writes the rows in aligned columns, a shape's name only once. What is
+// compared has the names theirs and mine.
+func printTable(w io.Writer, rows []row, theirs, mine string) error {
+	lines := [][]string{{"shape", "durability", "figure", theirs, mine, "×", "target", ""}}
 	last := ""
 	for _, r := range rows {
 		shape, mode := r.Shape, r.Mode
