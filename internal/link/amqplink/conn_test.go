@@ -313,6 +313,7 @@ func TestKinds(t *testing.T) {
 		{404, "NOT_FOUND - no queue 'x' in vhost '/'", link.NotFound},
 		{404, "NOT_FOUND - no queue 'is down due to timeout' in vhost '/'", link.NotFound},
 		{404, "NOT_FOUND - home node 'rabbit@a' of durable queue 'q' in vhost '/' is down or inaccessible", link.Unavailable},
+		{404, "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/': its master replica <25659.840.0> may be stopping or being demoted", link.Unavailable},
 		{404, "NOT_FOUND - failed to perform operation on queue 'x1' in vhost 'prod' due to timeout", link.Unavailable},
 		{404, "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor", link.Unavailable},
 		{404, "NOT_FOUND - queue 'q' in vhost '/' has crashed and failed to restart", link.Unavailable},

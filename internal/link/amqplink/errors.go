@@ -79,6 +79,7 @@ func notServed(text string) bool {
 		"crashed and failed to restart", "currently unavailable", "temporarily unavailable",
 		"not currently available", "no longer available", "currently not available", "not available",
 		"no majority", "minority", "no leader", "no quorum",
+		"failed to perform operation", "stopping or being demoted", // of a mirrored queue, while it gets another master
 	} {
 		if strings.Contains(text, phrase) {
 			return true

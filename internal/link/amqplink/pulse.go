@@ -9,7 +9,7 @@ import (
 )
 
 // pulseParts is how often in a heartbeat the pulse looks.
-const pulseParts = 4
+const pulseParts = 8
 
 // pulse sends a heartbeat when nothing was written for half of one, and ends the
 // connection when nothing was read for two (AMQP 0-9-1 §4.2.7). It depends on
