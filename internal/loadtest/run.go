@@ -348,6 +348,9 @@ func (l *load) receive(ctx context.Context, m *meter, co *ferry.Consumer, start 
 func (l *load) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
 	defer cancel()
+	if len(l.clients) > 0 && l.clients[0].Status().Publish.State != ferry.Up {
+		cancel() // nobody is there to say goodbye to
+	}
 	for _, co := range l.consumers {
 		_ = co.Close(ctx)
 	}

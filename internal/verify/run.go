@@ -286,7 +286,9 @@ func (r *run) settle(ctx context.Context) {
 	stopped := time.Since(r.start)
 	defer func() {
 		if unsettled, _ := r.ledger.pending(); unsettled > 0 {
-			r.ledger.confirms.mark(r.start.Add(stopped)) // the gap that had no end
+			// The gaps that had no end.
+			r.ledger.confirms.mark(r.start.Add(stopped))
+			r.ledger.deliveries.mark(r.start.Add(stopped))
 		}
 	}()
 	for {
@@ -350,6 +352,11 @@ func (r *run) report() *Report {
 func (r *run) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
 	defer cancel()
+	for _, c := range r.clients() {
+		if c.Status().Publish.State != ferry.Up {
+			cancel() // nobody is there to say goodbye to
+		}
+	}
 	for _, co := range r.consumers {
 		_ = co.Close(ctx)
 	}

@@ -216,3 +216,22 @@ func TestFerryKeepsItsPromises(t *testing.T) {
 		t.Error("the broker was killed, and no failover is counted")
 	}
 }
+
+// An outage that has no end is a gap until nothing more was sent, and what was
+// not confirmed is unknown and no loss.
+func TestOutageWithoutEnd(t *testing.T) {
+	b := faultbroker.Start(t, faultbroker.Options{})
+	down := make(chan time.Time, 1)
+	go func() {
+		_ = b.Wait(t.Context(), func(s faultbroker.State) bool { return len(s.Publishes) > 100 })
+		b.Down()
+		down <- time.Now()
+	}()
+	r := mustRun(t, Options{URL: b.URL(), Rate: 1000, Duration: 600 * time.Millisecond, SettleTimeout: settle, Client: impatient})
+	if since := time.Since(<-down); r.Unknown == 0 || r.Lost != 0 || r.Broken() || r.LongestConfirm == 0 || r.LongestGap > since.Milliseconds() {
+		t.Errorf("%v after its end: %+v", since, r)
+	}
+	if least := int64(200); r.LongestConfirm < least || r.LongestDeliver < least {
+		t.Errorf("the longest gaps are %d and %d ms", r.LongestConfirm, r.LongestDeliver)
+	}
+}
