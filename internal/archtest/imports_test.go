@@ -138,6 +138,11 @@ var layers = []layer{
 		not:      []string{"net", "net/http", "os"},
 	},
 	{
+		packages: "",
+		why:      "the public client: of storage it knows only the outbox",
+		mine:     []string{"internal/endpoint", "internal/link/...", "internal/message", "internal/outbox"},
+	},
+	{
 		packages: "internal/app",
 		why:      "the composition root: it wires what is below, and only cli and ferrytest build on it",
 		mine: []string{
@@ -281,6 +286,16 @@ func holds(pattern, path string) bool {
 		return path == above || strings.HasPrefix(path, above+"/")
 	}
 	return path == pattern
+}
+
+// TestClientLinksOnlyTheStandardLibrary keeps who imports the client from
+// inheriting anything.
+func TestClientLinksOnlyTheStandardLibrary(t *testing.T) {
+	for _, p := range list(t, "-deps", module) {
+		if !p.Standard && p.ImportPath != module && !strings.HasPrefix(p.ImportPath, module+"/") {
+			t.Errorf("the client links %s", p.ImportPath)
+		}
+	}
 }
 
 func TestCheckComplains(t *testing.T) {
