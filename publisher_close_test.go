@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -272,29 +273,131 @@ func silent(b *faultbroker.Broker, s faultbroker.Step) {
 	b.Set(func(f *faultbroker.Faults) { f.Silent = s })
 }
 
-// A sender that is stuck in the middle of writing holds messages of a publisher
-// that was closed. When it gets on, what it writes is what it was given.
+// A stuck transport keeps writes of more than 100 kB until it is let go.
+type stuck struct {
+	net.Conn
+	free <-chan struct{}
+}
+
+func (c *stuck) Write(b []byte) (int, error) {
+	if len(b) > 100<<10 {
+		<-c.free
+	}
+	return c.Conn.Write(b)
+}
+
+// stuckClient makes a client that has no connection yet; when it has, its writes
+// are stuck until free is called.
+func (w *world) stuckClient(b *faultbroker.Broker) (c *ferry.Client, free func()) {
+	w.t.Helper()
+	released := make(chan struct{})
+	c = w.dial(url("b"), ferry.WithTopology(queues("q")), ferry.WithNetDial(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := w.net.DialContext(ctx, network, addr)
+		return &stuck{nc, released}, err
+	}))
+	b.Down()
+	synctest.Wait()
+	return c, func() { close(released) }
+}
+
+// A sender that is stuck in the middle of writing holds messages that nobody waits
+// for any more. When it gets on, what it writes is what it was given.
 func TestWhatIsWrittenLateIsWhatWasSubmitted(t *testing.T) {
-	publishing(t, func(t *testing.T, w *world, b *faultbroker.Broker, c *ferry.Client) {
-		s := w.sending(c, ferry.PublisherOptions{})
-		b.Pause()
-		body := strings.Repeat("x", 40<<10)
-		for i := range 50 {
-			s.message(ferry.Message{Body: []byte(fmt.Sprint(body, i))})
-		}
-		synctest.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if err := s.p.Close(ctx); !errors.Is(err, ferry.ErrUnknown) {
-			t.Error(err)
-		}
-		b.Resume()
-		publish(t, c, "q", "y")
-		for _, p := range b.Publishes() {
-			if p.Key != "q" || len(p.Body) < len(body) && string(p.Body) != "y" {
-				t.Fatalf("to %q came %d bytes", p.Key, len(p.Body))
+	large := strings.Repeat("x", 10<<10)
+	for name, giveUp := range map[string]func(t *testing.T, b *faultbroker.Broker, p *ferry.Publisher){
+		"closed": func(t *testing.T, b *faultbroker.Broker, p *ferry.Publisher) {
+			for range 50 {
+				if err := p.Submit(t.Context(), ferry.Message{Body: []byte(large)}, nil); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
+			up(t, b)
+			reconnected(t, b, 2)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if err := p.Close(ctx); !errors.Is(err, ferry.ErrUnknown) {
+				t.Error(err)
+			}
+		},
+		"given up": func(t *testing.T, b *faultbroker.Broker, p *ferry.Publisher) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() {
+					if err := p.Publish(ctx, ferry.Message{Body: []byte(large)}); !errors.Is(err, ferry.ErrUnknown) {
+						t.Error(err)
+					}
+				})
+			}
+			synctest.Wait()
+			up(t, b)
+			wg.Wait()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				b := w.broker("b")
+				c, free := w.stuckClient(b)
+				p, err := c.Publisher(ferry.PublisherOptions{Key: "q"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				giveUp(t, b, p)
+				free()
+				publish(t, c, "q", "y")
+				synctest.Wait()
+				if n := len(b.Publishes()); n != 51 {
+					t.Errorf("%d arrived", n)
+				}
+				for _, p := range b.Publishes() {
+					if p.Key != "q" || string(p.Body) != large && string(p.Body) != "y" {
+						t.Fatalf("to %q came %d bytes", p.Key, len(p.Body))
+					}
+				}
+			})
+		})
+	}
+}
+
+// Without confirms a 404 may be because of any message before: the only one that
+// is not written yet is not to blame.
+func TestWithoutConfirmsWhoIsLastIsNotBlamed(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		b := w.broker("b")
+		c, free := w.stuckClient(b)
+		s := w.sending(c, ferry.PublisherOptions{NoConfirm: true})
+		body := strings.Repeat("x", 200<<10)
+		s.submit(body)
+		up(t, b)
+		reconnected(t, b, 2)
+		b.CloseChannels(404, "NOT_FOUND")
+		synctest.Wait()
+		free()
+		s.flush()
+		s.expect("unknown/1", body)
+	})
+}
+
+// A connection that was closed may need a while to end, as when a write is stuck.
+// What was in flight on it is no more to blame than at once.
+func TestConnectionErrorIsNobodysFaultWhileItEnds(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		b := w.broker("b")
+		c, free := w.stuckClient(b)
+		hold(b, true)
+		s, stuck := w.sending(c, ferry.PublisherOptions{}), w.sending(c, ferry.PublisherOptions{})
+		s.submit("a")
+		up(t, b)
+		reconnected(t, b, 2)
+		stuck.submit(strings.Repeat("x", 200<<10))
+		synctest.Wait()
+		b.CloseConnections(404, "for a reason of its own")
+		reconnected(t, b, 3)
+		hold(b, false)
+		free()
+		s.flush()
+		s.expect("confirmed/2", "a")
 	})
 }
 

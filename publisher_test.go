@@ -324,6 +324,10 @@ func TestPublishWhoseContextEnds(t *testing.T) {
 			if err := c.Publish(ctx, ferry.Message{Key: "q"}); !errors.Is(err, ferry.ErrNotSent) {
 				t.Error(err)
 			}
+			s := w.sending(c, ferry.PublisherOptions{})
+			if err := s.p.Submit(ctx, ferry.Message{}, nil); !errors.Is(err, ferry.ErrNotSent) {
+				t.Error(err)
+			}
 			synctest.Wait()
 			wantList(t, "arrived", arrived(b))
 		})
@@ -446,6 +450,8 @@ func TestWhoWaitsBehindOneThatGivesUpIsNotForgotten(t *testing.T) {
 		synctest.Wait()
 		wg.Go(func() { s.submit("a") })
 		wg.Go(func() { s.submit("b") })
+		synctest.Wait()
+		wantList(t, "arrived", arrived(b), "12345") // nobody overtakes
 		wg.Wait()
 		synctest.Wait()
 		if got := arrived(b); len(got) != 3 || slices.Contains(got, "123456789") {
