@@ -273,17 +273,28 @@ func silent(b *faultbroker.Broker, s faultbroker.Step) {
 	b.Set(func(f *faultbroker.Faults) { f.Silent = s })
 }
 
-// A stuck transport keeps writes of more than 100 kB until it is let go.
+// A stuck transport keeps writes of more than 100 kB until it is let go or closed.
 type stuck struct {
 	net.Conn
-	free <-chan struct{}
+	free   <-chan struct{}
+	closed chan struct{}
+	once   sync.Once
 }
 
 func (c *stuck) Write(b []byte) (int, error) {
 	if len(b) > 100<<10 {
-		<-c.free
+		select {
+		case <-c.free:
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
 	}
 	return c.Conn.Write(b)
+}
+
+func (c *stuck) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 // stuckClient makes a client that has no connection yet; when it has, its writes
@@ -293,7 +304,7 @@ func (w *world) stuckClient(b *faultbroker.Broker) (c *ferry.Client, free func()
 	released := make(chan struct{})
 	c = w.dial(url("b"), ferry.WithTopology(queues("q")), ferry.WithNetDial(func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := w.net.DialContext(ctx, network, addr)
-		return &stuck{nc, released}, err
+		return &stuck{Conn: nc, free: released, closed: make(chan struct{})}, err
 	}))
 	b.Down()
 	synctest.Wait()
