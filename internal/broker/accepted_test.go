@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -197,6 +198,11 @@ func longText(name, value string) []byte {
 func named(id string, more ...[]byte) []byte {
 	headers := append(longText(idHeader, id), bytes.Join(more, nil)...)
 	return message.AppendField(nil, message.Headers, headers)
+}
+
+// mark is the header that counts the attempts to send a message.
+func mark(attempt int32) []byte {
+	return binary.BigEndian.AppendUint32([]byte("\x0fx-ferry-attemptI"), uint32(attempt))
 }
 
 // The identity is found wherever it is, and lists that differ in it alone are

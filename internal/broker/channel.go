@@ -21,6 +21,7 @@ type Channel struct {
 	replies   *Consumer // of direct replies
 	incoming  *Incoming // that is not complete
 	producer  *producer // of the last message that had one
+	brought   brought   // of that producer
 
 	// Guarded by s.mu.
 	closed   bool

@@ -386,10 +386,10 @@ func (w *world) found(c *client) (map[string][]string, error) {
 }
 
 // bring publishes a message with an identity.
-func (c *client) bring(exchange, key, id, text string, persistent bool) {
+func (c *client) bring(exchange, key, id, text string, persistent bool, more ...[]byte) {
 	c.t.Helper()
 	err := c.ch.Publish(&Publish{
-		Exchange: []byte(exchange), Key: []byte(key), Persistent: persistent, Properties: named(id), Body: []byte(text),
+		Exchange: []byte(exchange), Key: []byte(key), Persistent: persistent, Properties: named(id, more...), Body: []byte(text),
 	})
 	if err != nil {
 		c.t.Fatalf("publish %s: %v", id, err)
@@ -399,12 +399,14 @@ func (c *client) bring(exchange, key, id, text string, persistent bool) {
 
 // resend brings messages again, to another queue, as publishers do after a crash
 // that left all. Those that were confirmed, and those that are there, must be
-// dropped; those that are lost must not.
+// dropped; those that are lost must not, nor copies that others publish.
 func (s *story) resend(w *world, at int, all map[string][]string) error {
 	c := w.client()
 	defer c.Close()
-	if _, err := c.DeclareQueue(QueueSpec{Name: "resent", Durable: true}); err != nil {
-		return err
+	for _, q := range []string{"resent", "copied"} {
+		if _, err := c.DeclareQueue(QueueSpec{Name: q, Durable: true}); err != nil {
+			return err
+		}
 	}
 	if err := c.ch.ConfirmSelect(); err != nil {
 		return err
@@ -423,8 +425,9 @@ func (s *story) resend(w *world, at int, all map[string][]string) error {
 		if x == nil {
 			x = &state{}
 			known[n.id] = x
-			c.bring("", "resent", n.id, n.id, true)
-			c.bring("", "resent", n.id, n.id, true) // and again
+			c.bring("", "resent", n.id, n.id, true, mark(2))
+			c.bring("", "resent", n.id, n.id, true, mark(3))
+			c.bring("", "copied", n.id, n.id, true)
 		}
 		there := slices.Contains(all[n.queue], n.text)
 		x.there = x.there || there
@@ -433,6 +436,9 @@ func (s *story) resend(w *world, at int, all map[string][]string) error {
 	}
 	for c.told() < c.ch.published {
 		c.next(EventConfirm)
+	}
+	if n := len(c.drain("copied")); n != len(known) {
+		return fmt.Errorf("of %d copies %d are stored", len(known), n)
 	}
 	taken := c.drain("resent")
 	for id, x := range known {

@@ -11,9 +11,9 @@ import (
 // idHeader is the header, a long text, that names a message for good:
 // PRODUCER-SEQ, where PRODUCER is 1 to 32 characters of [a-z0-9] that its
 // publisher made up, and SEQ counts its messages from 1, in decimal without
-// leading zeros. A virtual host stores a message of one identity once: what
-// repeats it is dropped, and confirmed when the original is safe. Any other
-// value means nothing.
+// leading zeros. A virtual host stores a message of one identity once: what its
+// publisher sends again, marked by attemptHeader, is dropped, and confirmed when
+// the original is safe. Any other value means nothing.
 const idHeader = "x-ferry-id"
 
 const (
@@ -77,13 +77,17 @@ type producer struct {
 	// logged is what all has but for messages that a crash forgets, which must
 	// then be taken again; nil: there were none such.
 	logged *accepted
+	// resent is what of all came as marked resends since the start: their
+	// originals may yet arrive.
+	resent accepted
 
 	batch span // of the committer: what the open batch has of it, zero: nothing
 }
 
 // acceptLocked notes that a message was stored: in a queue and the log, or
 // only in a queue.
-func (p *producer) acceptLocked(seq uint64, logged bool) {
+func (p *producer) acceptLocked(it *pubItem, logged bool) {
+	seq := it.id
 	if !logged && p.logged == nil {
 		p.logged = &accepted{p.all.top, slices.Clone(p.all.rest)}
 	}
@@ -91,6 +95,10 @@ func (p *producer) acceptLocked(seq uint64, logged bool) {
 	if logged && p.logged != nil {
 		p.logged.add(span{seq, seq})
 	}
+	if it.marked {
+		p.resent.add(span{seq, seq})
+	}
+	it.ch.brings(it, !it.marked)
 }
 
 // producers are those that a virtual host remembers. To forget one is safe: a
@@ -233,12 +241,12 @@ func (ch *Channel) identify(id []byte) (*producer, uint64) {
 	if !ok {
 		return nil, 0
 	}
-	ch.producer = ch.s.v.producers.find(name)
+	ch.producer, ch.brought = ch.s.v.producers.find(name), brought{}
 	return ch.producer, seq
 }
 
 // insertOnce puts messages of one producer, in ascending order of their
-// numbers, into their queues, but those that were accepted before. The mutex
+// numbers, into their queues, but those that repeat what was accepted. The mutex
 // is held for all of it: a message counts as accepted only when a queue has
 // it, and nobody who brings it again may be told so sooner.
 func (s *Session) insertOnce(p *producer, r *path, run []pubItem) {
@@ -246,7 +254,10 @@ func (s *Session) insertOnce(p *producer, r *path, run []pubItem) {
 	defer now.mu.Unlock()
 	if now != p {
 		for i := range run {
-			run[i].from, run[i].ch.producer = now, now
+			run[i].from = now
+			if ch := run[i].ch; ch.producer == p {
+				ch.producer = now
+			}
 		}
 		p = now
 	}
@@ -260,22 +271,24 @@ func (s *Session) insertOnce(p *producer, r *path, run []pubItem) {
 		return
 	}
 	for i := range run {
-		p.acceptLocked(run[i].id, where == inLog && run[i].m.persistent)
+		if run[i].from != nil {
+			p.acceptLocked(&run[i], where == inLog && run[i].m.persistent)
+		}
 	}
 }
 
-// dropRepeats takes what was accepted before out of a run, and returns the
+// dropRepeats takes what repeats what was accepted out of a run, and returns the
 // rest. The producer is locked.
-func (s *Session) dropRepeats(p *producer, run []pubItem) (fresh []pubItem) {
+func (s *Session) dropRepeats(p *producer, run []pubItem) (rest []pubItem) {
 	repeats := s.pub.repeats[:0]
-	fresh = run[:0]
+	rest = run[:0]
 	freed := 0
 	for i := range run {
-		if p.all.has(run[i].id) {
+		if p.repeatsLocked(&run[i]) {
 			freed += int(run[i].m.size)
 			repeats = append(repeats, run[i])
 		} else {
-			fresh = append(fresh, run[i])
+			rest = append(rest, run[i])
 		}
 	}
 	s.b.evict.hot.Add(int64(-freed))
@@ -284,7 +297,7 @@ func (s *Session) dropRepeats(p *producer, run []pubItem) (fresh []pubItem) {
 	if s.pub.repeats = repeats[:0]; cap(repeats) > 64 {
 		s.pub.repeats = nil
 	}
-	return fresh
+	return rest
 }
 
 // confirmRepeats confirms messages whose originals are in the log, or have

@@ -21,8 +21,8 @@ func TestRepeatWaitsForItsOriginal(t *testing.T) {
 	let := w.hold()
 	defer let()
 	c.send("", "a", "p-1", true)
-	d.send("", "a", "p-1", true)
-	d.send("", "a", "p-1", false)
+	d.again("", "a", "p-1", true)
+	d.again("", "a", "p-1", false)
 	c.none(EventConfirm)
 	d.none(EventConfirm)
 	let()
@@ -70,7 +70,7 @@ func TestSettledBeforeItIsWritten(t *testing.T) {
 		x.w.start()
 		c := x.w.client().confirming()
 		for _, id := range []string{"p-1", "p-2", "p-3", "p-4"} {
-			c.send("", "a", id, true)
+			c.again("", "a", id, true)
 		}
 		c.confirmed()
 		if got := c.drain("a"); !slices.Equal(got, x.want) {
@@ -144,9 +144,9 @@ func TestAcceptedInFrontOfATransaction(t *testing.T) {
 		w := &world{t: t, fs: w.fs.Cut(at, 0, 100, rand.New(rand.NewPCG(1, uint64(at)))), wrap: w.wrap}
 		w.start(tiny)
 		c := w.client().confirming()
-		c.send("", "a", "p-1", true)
+		c.again("", "a", "p-1", true)
 		for n := range 20 {
-			c.send("", "a", fmt.Sprint("q-", n+1), true)
+			c.again("", "a", fmt.Sprint("q-", n+1), true)
 		}
 		c.confirmed()
 		got := c.drain("a")
@@ -201,7 +201,7 @@ func TestCleaningKeepsWhatWasAccepted(t *testing.T) {
 	const n = 2000
 	for i := range n {
 		c.add("", "a", fmt.Sprint("p-", i+1), true)
-		c.add("", "b", fmt.Sprintf("only%d-1", i%50), true)
+		c.add("", "b", fmt.Sprintf("only%d-1", i%50), true, mark(2))
 		if i%100 == 99 {
 			c.Flush()
 			c.confirmed()
@@ -219,12 +219,12 @@ func TestCleaningKeepsWhatWasAccepted(t *testing.T) {
 	w.restart(often)
 	c = w.client().confirming()
 	for i := range n {
-		c.add("", "a", fmt.Sprint("p-", i+1), true)
+		c.add("", "a", fmt.Sprint("p-", i+1), true, mark(2))
 	}
 	for i := range 50 {
-		c.add("", "a", fmt.Sprintf("only%d-1", i), true)
+		c.add("", "a", fmt.Sprintf("only%d-1", i), true, mark(2))
 	}
-	c.add("", "a", fmt.Sprint("p-", n+1), true)
+	c.add("", "a", fmt.Sprint("p-", n+1), true, mark(2))
 	c.Flush()
 	c.confirmed()
 	c.holds("a", fmt.Sprint("p-", n+1))

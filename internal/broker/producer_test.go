@@ -15,11 +15,19 @@ func (c *client) send(exchange, key, id string, persistent bool) {
 	c.Flush()
 }
 
-func (c *client) add(exchange, key, id string, persistent bool) {
+// again does what send does, as one who does not know whether it was done
+// before.
+func (c *client) again(exchange, key, id string, persistent bool) {
+	c.t.Helper()
+	c.add(exchange, key, id, persistent, mark(2))
+	c.Flush()
+}
+
+func (c *client) add(exchange, key, id string, persistent bool, more ...[]byte) {
 	c.t.Helper()
 	err := c.ch.Publish(&Publish{
 		Exchange: []byte(exchange), Key: []byte(key), Persistent: persistent, Mandatory: true,
-		Properties: named(id), Body: []byte(id),
+		Properties: named(id, more...), Body: []byte(id),
 	})
 	if err != nil {
 		c.t.Fatalf("publish %s: %v", id, err)
@@ -90,10 +98,10 @@ func idWorld(t *testing.T, change ...func(*Config)) (*world, *client) {
 func TestRepeatsAreDroppedAndConfirmed(t *testing.T) {
 	w, c := idWorld(t)
 	for _, id := range []string{"p-1", "p-2", "q-1", "p-2", "p-1", "p-3", "q-1"} {
-		c.send("", "a", id, true)
+		c.again("", "a", id, true)
 	}
 	for _, id := range []string{"p-4", "p-4", "p-3", "q-2", "p-5", "q-2"} { // in one run
-		c.add("", "a", id, true)
+		c.add("", "a", id, true, mark(2))
 	}
 	c.Flush()
 	c.confirmed()
@@ -103,7 +111,7 @@ func TestRepeatsAreDroppedAndConfirmed(t *testing.T) {
 	c.holds("a", "p-1", "p-2", "q-1", "p-3", "p-4", "q-2", "p-5")
 	// Neither where it goes nor who brings it makes a repeat another message.
 	d := w.client().confirming()
-	d.send("", "b", "p-5", true)
+	d.again("", "b", "p-5", true)
 	d.confirmed()
 	c.holds("b")
 	d.Close()
@@ -111,7 +119,7 @@ func TestRepeatsAreDroppedAndConfirmed(t *testing.T) {
 	w.restart()
 	c = w.client().confirming()
 	for _, id := range []string{"p-1", "q-2", "p-5", "p-6", "q-3"} {
-		c.send("", "a", id, true)
+		c.again("", "a", id, true)
 	}
 	c.confirmed()
 	c.holds("a", "p-6", "q-3")
@@ -136,7 +144,7 @@ func TestRepeatsInAnotherVHostAreOthers(t *testing.T) {
 		}
 		d := (&client{t: t, Session: s, ch: s.OpenChannel(1)}).confirming()
 		d.queue("a", true)
-		d.send("", "a", "p-1", true)
+		d.again("", "a", "p-1", true)
 		d.confirmed()
 		d.ready("a", 1)
 		d.Close()
@@ -153,8 +161,8 @@ func TestRepeatsOfMessagesForManyQueuesAndInPieces(t *testing.T) {
 	}
 	large := strings.Repeat("x", 5*partSize/2)
 	publish := func(c *client) {
-		c.send("amq.fanout", "", "p-1", true)
-		p := &Publish{Exchange: []byte("amq.fanout"), Persistent: true, Properties: named("p-2")}
+		c.again("amq.fanout", "", "p-1", true)
+		p := &Publish{Exchange: []byte("amq.fanout"), Persistent: true, Properties: named("p-2", mark(2))}
 		in, err := c.ch.PublishLarge(p, uint64(len(large)))
 		if err != nil {
 			t.Fatal(err)
@@ -163,7 +171,7 @@ func TestRepeatsOfMessagesForManyQueuesAndInPieces(t *testing.T) {
 		if err := in.Finish(); err != nil {
 			t.Fatal(err)
 		}
-		c.send("", "b", "p-3", true)
+		c.again("", "b", "p-3", true)
 		c.confirmed()
 	}
 	publish(c)
@@ -185,7 +193,7 @@ func TestHolesAreFilledOnce(t *testing.T) {
 		if !slices.Contains(want, id) {
 			want = append(want, id)
 		}
-		c.send("", "a", id, true)
+		c.again("", "a", id, true)
 	}
 	c.confirmed()
 	c.holds("a", want...)
@@ -193,7 +201,7 @@ func TestHolesAreFilledOnce(t *testing.T) {
 	w.restart()
 	c = w.client().confirming()
 	for n := range 12 {
-		c.send("", "a", fmt.Sprint("p-", n), true) // p-0 is no identity
+		c.again("", "a", fmt.Sprint("p-", n), true) // p-0 is no identity
 	}
 	c.confirmed()
 	c.holds("a", "p-0", "p-11")
@@ -205,7 +213,7 @@ func TestMalformedIdentitiesMeanNothing(t *testing.T) {
 	defer c.Close()
 	for _, x := range identities {
 		c.send("", "a", x.id, true)
-		c.send("", "a", x.id, true)
+		c.again("", "a", x.id, true)
 		c.confirmed()
 		want := 2
 		if x.seq > 0 {
@@ -235,16 +243,16 @@ func TestUnroutableIsNotAccepted(t *testing.T) {
 	if _, err := c.DeleteQueue("none", false, false); err != nil {
 		t.Fatal(err)
 	}
-	c.send("", "none", "p-1", true)
+	c.again("", "none", "p-1", true)
 	c.confirmed()
 	c.none(EventReturn)
 	c.Close()
 	w.restart()
 	c = w.client().confirming()
-	c.send("", "none", "p-2", true)
+	c.again("", "none", "p-2", true)
 	c.confirmed()
 	c.none(EventReturn)
-	c.send("", "none", "p-3", true)
+	c.again("", "none", "p-3", true)
 	c.next(EventReturn)
 	c.Close()
 }
@@ -261,10 +269,10 @@ func TestTransactionsAcceptWhenTheyCommit(t *testing.T) {
 	}
 	tx.send("", "a", "p-1", true)
 	tx.send("", "a", "q-1", true)
-	tx.send("", "a", "p-2", true)
-	tx.send("", "a", "p-1", true) // twice in one transaction
+	tx.again("", "a", "p-2", true)
+	tx.again("", "a", "p-1", true) // twice in one transaction
 	tx.send("", "none", "p-3", true)
-	tx.send("", "none", "p-3", true)
+	tx.again("", "none", "p-3", true)
 	tx.send("", "b", "q-2", false)
 	c.send("", "a", "p-2", true) // not committed yet: this one is first
 	c.confirmed()
@@ -275,11 +283,11 @@ func TestTransactionsAcceptWhenTheyCommit(t *testing.T) {
 	tx.next(EventReturn)
 	c.holds("a", "p-2", "p-1", "q-1")
 	for _, id := range []string{"p-1", "p-2", "q-1", "q-2", "p-3"} {
-		c.send("", "b", id, true)
+		c.again("", "b", id, true)
 	}
 	c.confirmed()
 	c.holds("b", "q-2", "p-3")
-	tx.send("", "b", "p-1", true) // nothing but repeats
+	tx.again("", "b", "p-1", true) // nothing but repeats
 	if err := tx.ch.TxCommit(); err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +299,7 @@ func TestTransactionsAcceptWhenTheyCommit(t *testing.T) {
 	w.restart()
 	c = w.client().confirming()
 	for _, id := range []string{"p-1", "p-2", "q-1", "q-2", "p-3", "p-4"} {
-		c.send("", "a", id, true)
+		c.again("", "a", id, true)
 	}
 	c.confirmed()
 	c.holds("a", "q-2", "p-4") // q-2 was transient
@@ -309,7 +317,7 @@ func TestTransientIsRememberedAsLongAsItIsThere(t *testing.T) {
 	c.send("", "a", "p-4", true)
 	c.send("", "a", "q-1", false)
 	for _, id := range []string{"p-1", "p-2", "p-3", "p-4", "q-1"} {
-		c.send("", "b", id, true)
+		c.again("", "b", id, true)
 	}
 	c.confirmed()
 	c.holds("b")
@@ -321,7 +329,7 @@ func TestTransientIsRememberedAsLongAsItIsThere(t *testing.T) {
 	c = w.client().confirming()
 	c.holds("a", "p-1", "p-4")
 	for _, id := range []string{"p-1", "p-2", "p-3", "p-4", "q-1"} {
-		c.send("", "b", id, true)
+		c.again("", "b", id, true)
 	}
 	c.confirmed()
 	c.holds("b", "p-2", "p-3", "q-1")
@@ -335,7 +343,7 @@ func TestRepliesAreDeliveredOnce(t *testing.T) {
 	d := w.client().confirming()
 	defer d.Close()
 	d.send("", k.token, "p-1", false)
-	d.send("", k.token, "p-1", false)
+	d.again("", k.token, "p-1", false)
 	d.confirmed()
 	c.expect("p-1", false)
 	c.none(EventDelivery)
@@ -354,12 +362,12 @@ func TestLeastRecentlyUsedProducersAreForgotten(t *testing.T) {
 	}
 	c.drain("a")
 	for _, id := range []string{"p1-1", "p3-1", "p4-1", "p5-1"} {
-		c.send("", "a", id, true)
+		c.again("", "a", id, true)
 	}
 	c.confirmed()
 	c.holds("a")
-	c.send("", "a", "p2-1", true) // known no more, so it is accepted; p1 goes
-	c.send("", "a", "p2-1", true)
+	c.again("", "a", "p2-1", true) // known no more, so it is accepted; p1 goes
+	c.again("", "a", "p2-1", true)
 	c.confirmed()
 	c.holds("a", "p2-1")
 	c.Close()
@@ -374,10 +382,10 @@ func TestLeastRecentlyUsedProducersAreForgotten(t *testing.T) {
 	for i := range 8 {
 		d.send("", "b", fmt.Sprintf("n%d-1", i), true)
 	}
-	d.send("", "a", "p2-2", true)
-	c.send("", "a", "p2-2", true)
-	c.send("", "a", "p2-3", true)
-	d.send("", "a", "p2-3", true)
+	d.again("", "a", "p2-2", true)
+	c.again("", "a", "p2-2", true)
+	c.again("", "a", "p2-3", true)
+	d.again("", "a", "p2-3", true)
 	c.confirmed()
 	d.confirmed()
 	d.Close()

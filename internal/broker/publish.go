@@ -36,6 +36,7 @@ type pubItem struct {
 	from      *producer // nil: the message has no identity
 	id        uint64    // its number, by its producer
 	mandatory bool
+	marked    bool // it may repeat one that was accepted before
 }
 
 // publisher gathers a connection's publishes, so that a queue's and the log's
@@ -59,6 +60,8 @@ type publisher struct {
 	idLen     int    // its length, 0: there is none
 	direct    bool   // checked, or the list that was routed last, has a reply-to to be replaced
 	id        []byte // the identity's text of what was routed last; empty: it has none
+	bare      []byte // the properties of what was routed last without its mark; nil: they had none
+	marked    bool   // what was routed last was marked as a resend
 
 	pressure *Queue // a queue that has more than it can deliver
 
@@ -102,14 +105,14 @@ func (ch *Channel) Publish(p *Publish) error {
 	if err != nil {
 		return err
 	}
-	props, err := ch.replaceReplyTo(p.Properties)
+	props, err := ch.ownProperties(p.Properties)
 	if err != nil {
 		return err
 	}
 	size := message.Overhead + len(p.Exchange) + len(p.Key) + len(props) + len(p.Body)
 	block := message.AppendBlockHead(s.pub.room(size), p.Persistent, p.Exchange, p.Key, props)
 	block = append(block, p.Body...)
-	ch.enqueue(block, r, p)
+	ch.enqueue(block, r, p, s.pub.marked)
 	return nil
 }
 
@@ -119,12 +122,13 @@ func (b *Broker) tooLarge(size uint64) *Error {
 
 // Incoming is a message whose body arrives in pieces.
 type Incoming struct {
-	ch    *Channel
-	p     Publish
-	head  int
-	size  int
-	claim int64 // of Broker.announced
-	block []byte
+	ch     *Channel
+	p      Publish // its properties are those of the block
+	head   int
+	size   int
+	claim  int64 // of Broker.announced
+	block  []byte
+	marked bool // as a resend
 }
 
 // unclaim gives back what was set aside for the body.
@@ -142,11 +146,11 @@ func (ch *Channel) PublishLarge(p *Publish, size uint64) (*Incoming, error) {
 	if _, err := ch.s.pub.route(p); err != nil {
 		return nil, err
 	}
-	props, err := ch.replaceReplyTo(p.Properties)
+	props, err := ch.ownProperties(p.Properties)
 	if err != nil {
 		return nil, err
 	}
-	in := &Incoming{ch: ch, p: *p, size: int(size)}
+	in := &Incoming{ch: ch, p: *p, size: int(size), marked: ch.s.pub.marked}
 	in.p.Exchange, in.p.Key = bytes.Clone(p.Exchange), bytes.Clone(p.Key)
 	in.p.Properties, in.p.Body = bytes.Clone(props), nil
 	head := message.Overhead + len(p.Exchange) + len(p.Key) + len(props)
@@ -189,16 +193,16 @@ func (in *Incoming) Finish() error {
 	if err != nil {
 		return err
 	}
-	in.ch.enqueue(in.block, r, &in.p)
+	in.ch.enqueue(in.block, r, &in.p, in.marked)
 	return nil
 }
 
-func (ch *Channel) enqueue(block []byte, r *path, p *Publish) {
+func (ch *Channel) enqueue(block []byte, r *path, p *Publish, marked bool) {
 	pub := &ch.s.pub
 	m := pub.message()
 	m.setBlock(block)
 	m.persistent = p.Persistent
-	it := pubItem{m: m, r: r, ch: ch, mandatory: p.Mandatory}
+	it := pubItem{m: m, r: r, ch: ch, mandatory: p.Mandatory, marked: marked}
 	it.from, it.id = ch.identify(pub.id)
 	if ch.tx != nil {
 		ch.tx.pubs = append(ch.tx.pubs, it)

@@ -63,9 +63,13 @@ func (ch *Channel) consumeReplies(c *Consumer) (*Consumer, error) {
 	return c, nil
 }
 
-// replaceReplyTo puts the name made up for the channel's consumer of replies
-// in the place of ReplyTo. The message was the last to be routed.
-func (ch *Channel) replaceReplyTo(props []byte) ([]byte, error) {
+// ownProperties returns the properties that a message is stored with: without
+// the mark of a resend, and with the name made up for the channel's consumer of
+// replies in the place of ReplyTo. The message was the last to be routed.
+func (ch *Channel) ownProperties(props []byte) ([]byte, error) {
+	if bare := ch.s.pub.bare; bare != nil {
+		props = bare
+	}
 	if len(props) == 0 || !ch.s.pub.direct {
 		return props, nil
 	}

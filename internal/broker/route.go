@@ -22,6 +22,7 @@ type path struct {
 func (p *publisher) route(m *Publish) (*path, error) {
 	v := p.s.v
 	special := false
+	p.bare, p.marked = nil, false
 	switch {
 	case len(m.Properties) == 0:
 		p.id = nil
@@ -31,6 +32,11 @@ func (p *publisher) route(m *Publish) (*path, error) {
 		var err error
 		if special, err = p.examine(m.Properties); err != nil {
 			return nil, err
+		}
+		if p.bare != nil {
+			bare := *m
+			bare.Properties = p.bare
+			m = &bare
 		}
 	}
 	version := v.version.Load()
@@ -59,7 +65,8 @@ func (p *publisher) route(m *Publish) (*path, error) {
 }
 
 // isPlain tells whether a property list was found to need nothing special. The
-// lists of one publisher differ in the identities of its messages alone.
+// lists of one publisher differ in the identities of its messages alone. None
+// with an identity and a mark is ever found so: its mark is taken out first.
 func (p *publisher) isPlain(props []byte) bool {
 	if p.idLen == 0 || len(props) != len(p.checked) {
 		return string(props) == string(p.checked)
@@ -69,13 +76,13 @@ func (p *publisher) isPlain(props []byte) bool {
 }
 
 // examine checks a property list, finds in it what the broker is to know of,
-// and remembers it, unless the message is routed by more than its key.
+// and remembers it, unless the message is routed by more than its key. Of a
+// message with an identity all of this is done to the list without its mark.
 func (p *publisher) examine(props []byte) (special bool, err error) {
 	if err := checkProperties(props, p.s.cfg.User); err != nil {
 		return false, err
 	}
-	p.checked = p.checked[:0]
-	p.idAt, p.idLen, p.direct, p.id = 0, 0, false, nil
+	at, n, direct, attempt := 0, 0, false, false
 	for list := props; ; {
 		field, v, rest, ok := message.NextField(list)
 		if !ok {
@@ -83,29 +90,37 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 		}
 		switch field {
 		case message.Headers:
-			var at int
-			if special, at, p.idLen = examineHeaders(v); p.idLen > 0 {
-				p.idAt = len(props) - len(rest) - len(v) + at
-				p.id = props[p.idAt : p.idAt+p.idLen]
+			if special, attempt, at, n = examineHeaders(v); n > 0 {
+				at += len(props) - len(rest) - len(v)
 			}
 		case message.ReplyTo:
-			p.direct = string(v) == ReplyTo
+			direct = string(v) == ReplyTo
 		}
 		list = rest
 	}
+	if attempt && n > 0 {
+		p.bare, p.marked = withoutMark(props)
+		if !p.isPlain(p.bare) {
+			return p.examine(p.bare)
+		}
+		p.id = p.bare[p.idAt : p.idAt+p.idLen]
+		return false, nil
+	}
+	p.checked, p.idAt, p.idLen, p.direct, p.id = p.checked[:0], at, n, direct, props[at:at+n]
 	if !special {
 		p.checked = append(p.checked, props...)
 	}
 	return special, nil
 }
 
-// examineHeaders tells whether headers have further routing keys, and where in
-// them the text of an identity is, n bytes from at on; n is 0 without one.
-func examineHeaders(headers []byte) (special bool, at, n int) {
+// examineHeaders tells whether headers have further routing keys, whether they
+// have the number of an attempt, and where in them the text of an identity is, n
+// bytes from at on; n is 0 without one.
+func examineHeaders(headers []byte) (special, attempt bool, at, n int) {
 	for list := headers; ; {
 		name, kind, v, rest, ok := message.NextHeader(list)
 		if !ok {
-			return special, at, n
+			return special, attempt, at, n
 		}
 		switch string(name) {
 		case "CC", "BCC":
@@ -114,6 +129,8 @@ func examineHeaders(headers []byte) (special bool, at, n int) {
 			if kind == 'S' && n == 0 {
 				at, n = len(headers)-len(rest)-len(v)+4, len(v)-4
 			}
+		case attemptHeader:
+			attempt = true
 		}
 		list = rest
 	}

@@ -87,7 +87,7 @@ func (ch *Channel) TxCommit() error {
 	repeats := 0 // bytes
 	fresh := t.pubs[:0]
 	for _, it := range t.pubs {
-		if it.from != nil && it.from.all.has(it.id) {
+		if it.from != nil && it.from.repeatsLocked(&it) {
 			repeats += int(it.m.size)
 			continue
 		}
@@ -96,7 +96,7 @@ func (ch *Channel) TxCommit() error {
 		case where == nowhere:
 			back = append(back, it)
 		case it.from != nil:
-			it.from.acceptLocked(it.id, where == inLog)
+			it.from.acceptLocked(&it, where == inLog)
 		}
 		fresh = append(fresh, it)
 	}
