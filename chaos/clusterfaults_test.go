@@ -1,0 +1,198 @@
+package chaos
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// heartbeat of the clients in seconds: one that hears nothing for twice as long
+	// leaves the connection.
+	heartbeat = 5
+
+	steadyRate = 500 // messages a second
+
+	// remembered is how many ids the deduplicating consumers know: more than may
+	// be under way.
+	remembered = 1 << 20
+)
+
+// A clusterFault is something that happens to a cluster. The clients try its
+// nodes in the order 1, 2, 3, and so are connected to node 1.
+type clusterFault struct {
+	name   string
+	leader int // node that leads the queues
+	// hit does it and undoes it. It returns when the cluster is whole again.
+	hit func(c *cluster, queues []string)
+	// broken is whether the clients lose their connection.
+	broken bool
+	// mirrored is whether mirrored queues are expected to lose nothing. Quorum
+	// queues always are.
+	mirrored bool
+	// divided is whether a node may take messages, or refuse them, that the others
+	// do not hear of.
+	divided bool
+}
+
+var clusterFaults = []clusterFault{
+	{name: "node of the clients killed", leader: 2, broken: true, mirrored: true, hit: func(c *cluster, _ []string) {
+		c.kill(1)
+		c.await()
+		c.up(1)
+	}},
+	{name: "leader killed", leader: 2, mirrored: true, hit: func(c *cluster, _ []string) {
+		c.kill(2)
+		c.await()
+		c.up(2)
+	}},
+	{name: "all killed and restarted", leader: 1, broken: true, mirrored: true, hit: func(c *cluster, _ []string) {
+		c.killAll()
+		c.upAll()
+	}},
+	{name: "node paused past the heartbeat", leader: 1, broken: true, divided: true, hit: func(c *cluster, _ []string) {
+		c.pause(1)
+		c.await()
+		c.resume(1)
+	}},
+	{name: "node cut off and healed", leader: 1, broken: true, divided: true, hit: func(c *cluster, _ []string) {
+		c.cut(1)
+		c.await()
+		c.heal(1)
+	}},
+	{name: "rolling restart", leader: 1, broken: true, mirrored: true, hit: func(c *cluster, queues []string) {
+		for n := 1; n <= 3; n++ {
+			c.shutDown(n)
+			c.up(n)
+			for _, q := range queues {
+				c.inSync(q)
+			}
+		}
+	}},
+}
+
+// shutDown ends node n as an operator does, and waits until it has ended.
+func (c *cluster) shutDown(n int) {
+	c.t.Helper()
+	c.ctl(n, "stop")
+	if !until(stopLimit, func() bool { return strings.Contains(c.status()[n-1], "down") }) {
+		c.t.Fatalf("node %d did not stop: %s", n, c.status()[n-1])
+	}
+}
+
+// A kind is one of queue.
+type kind struct {
+	name string
+	args amqp.Table
+}
+
+var queueKinds = []kind{
+	{"mirrored", nil},
+	{"quorum", amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}},
+}
+
+// Whatever happens to the nodes of a RabbitMQ cluster, the clients go on by
+// themselves. Of what was confirmed a quorum queue loses nothing, nor do mirrored
+// queues that are in sync when nodes die or restart; what these lose when a node
+// is paused or cut off is RabbitMQ's, and in the table.
+func TestClientOnCluster(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	c.mirror()
+	rates := pick([]int{steadyRate}, []int{steadyRate, 0})
+	var table matrix
+	defer func() { table.log(t) }()
+	for _, fault := range clusterFaults {
+		for _, rate := range rates {
+			table = append(table, c.suffer(fault, rate)...)
+		}
+	}
+}
+
+// suffer has a fault happen while a client works on each kind of queue.
+func (c *cluster) suffer(fault clusterFault, rate int) (results matrix) {
+	t := c.t
+	t.Helper()
+	var list []string
+	for _, u := range c.urls {
+		list = append(list, fmt.Sprint(u, "?heartbeat=", heartbeat))
+	}
+	began := time.Now()
+	var queues []string
+	var runs []*program
+	for _, k := range queueKinds {
+		queue := fmt.Sprint(k.name, "-", began.UnixNano())
+		c.declare(fault.leader, queue, k)
+		queues = append(queues, queue)
+	}
+	for _, queue := range queues {
+		flags := []string{"--no-declare", "--dedup", fmt.Sprint(remembered)}
+		runs = append(runs, verify(t, c.command, strings.Join(list, ","), queue, rate, flags...))
+	}
+	if slices.ContainsFunc(runs, func(p *program) bool { return !p.connected() }) {
+		t.FailNow()
+	}
+	time.Sleep(calm)
+	fault.hit(c, queues)
+	for _, queue := range queues {
+		c.inSync(queue)
+	}
+	time.Sleep(calm)
+	for _, p := range runs {
+		p.interrupt()
+	}
+	for i, p := range runs {
+		r := result{fault: fault.name, queue: queueKinds[i].name, rate: rate, report: p.report()}
+		r.check(t, queueKinds[i].name == "quorum" || fault.mirrored)
+		if fault.broken && r.Failovers == 0 {
+			t.Errorf("%s: the connection was never lost", r)
+		}
+		r.once(t)
+		if r.Refused > 0 && !fault.divided {
+			t.Errorf("%s: %d messages were refused", r, r.Refused)
+		}
+		if t.Failed() {
+			t.Logf("%s: it said\n%s", r, p.stderr.tail(4*logLines))
+		}
+		results = append(results, r)
+		c.remove(queues[i])
+	}
+	t.Logf("%s: %s", fault.name, time.Since(began).Round(time.Second))
+	return results
+}
+
+// declare declares a queue that node n leads, and waits until all have a copy.
+func (c *cluster) declare(n int, queue string, k kind) {
+	c.t.Helper()
+	conn := c.connect(n)
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := ch.QueueDeclare(queue, true, false, false, false, k.args); err != nil {
+		c.t.Fatal(err)
+	}
+	c.inSync(queue)
+	if led := c.leader(queue); led != n {
+		c.t.Fatalf("node %d leads %s, not node %d", led, queue, n)
+	}
+}
+
+// remove deletes a queue.
+func (c *cluster) remove(queue string) {
+	c.t.Helper()
+	conn := c.connect(1)
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
+		c.t.Fatal(err)
+	}
+}

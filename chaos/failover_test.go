@@ -1,0 +1,322 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ferrymq/ferry"
+)
+
+// here runs a program on this machine's network.
+var here place = exec.CommandContext
+
+// url is of a broker on loopback.
+func url(addr string) string { return "amqp://guest:guest@" + addr + "/" }
+
+// failback is a list whose first broker is gone back to: when it has been up for
+// as long as DefaultFailbackAfter.
+func failback(first, second string) string {
+	return fmt.Sprintf("failover:(%s,%s)?priorityBackup=true&randomize=false", first, second)
+}
+
+const failbackLimit = ferry.DefaultFailbackAfter + 30*time.Second
+
+// A ferryFault is something that happens to the only broker that there is.
+type ferryFault struct {
+	name string
+	// forgets is whether the broker may not know of messages that it has delivered
+	// before it had them on disk, and so had not confirmed: they come twice.
+	forgets bool
+	hit     func(t *testing.T, p *process, s setup, run *program) *process
+}
+
+var ferryFaults = []ferryFault{
+	{name: "killed and restarted", forgets: true, hit: func(_ *testing.T, p *process, s setup, _ *program) *process {
+		p.kill()
+		return startAt(p.t, p.addr, s)
+	}},
+	{name: "paused past the heartbeat", hit: func(t *testing.T, p *process, _ setup, run *program) *process {
+		p.signal(syscall.SIGSTOP)
+		lost := run.await(startLimit, 1, "publish: connection to") && run.await(startLimit, 1, "consume: connection to")
+		p.signal(syscall.SIGCONT)
+		if !lost {
+			t.FailNow()
+		}
+		return p
+	}},
+	{name: "asked to stop and restarted", hit: func(_ *testing.T, p *process, s setup, _ *program) *process {
+		p.terminate()
+		return startAt(p.t, p.addr, s)
+	}},
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatalf("%s: %v", s, err)
+	}
+}
+
+// unconfirmed is how many messages verify has under way at most.
+const unconfirmed = ferry.DefaultWindow
+
+// One broker of Ferry's own, whatever happens to it, loses nothing of a client's
+// and stores nothing twice that it had confirmed or written: it knows what is sent
+// again. A consumer that knows it, too, gets nothing twice at all.
+func TestClientOnFerry(t *testing.T) {
+	t.Parallel()
+	rounds := pick(1, 5)
+	var table matrix
+	defer func() { table.log(t) }()
+	s := setup{dir: t.TempDir()}
+	p := start(t, s)
+	for _, fault := range ferryFaults {
+		for _, rate := range []int{steadyRate, 0} {
+			for n := range 2 * rounds {
+				dedup := n%2 == 1
+				if dedup && !fault.forgets {
+					continue
+				}
+				flags, queue := []string(nil), "ferry"
+				if dedup {
+					flags, queue = []string{"--dedup", strconv.Itoa(remembered)}, "ferry, --dedup"
+				}
+				run := verify(t, here, url(p.addr)+"?heartbeat=1", "verified", rate, flags...)
+				if !run.connected() {
+					t.FailNow()
+				}
+				time.Sleep(calm)
+				p = fault.hit(t, p, s, run)
+				if !run.reconnected(1) {
+					t.FailNow()
+				}
+				time.Sleep(calm)
+				run.interrupt()
+				r := result{fault: fault.name, queue: queue, rate: rate, report: run.report()}
+				r.check(t, true)
+				if !fault.forgets || dedup {
+					r.once(t)
+				} else if r.Duplicated > unconfirmed {
+					t.Errorf("%s: %d messages came twice without a mark, more than the %d that were not confirmed", r, r.Duplicated, unconfirmed)
+				}
+				if r.Failovers == 0 {
+					t.Errorf("%s: the connection was never lost", r)
+				}
+				if r.Refused > 0 {
+					t.Errorf("%s: %d messages were refused", r, r.Refused)
+				}
+				table = append(table, r)
+			}
+		}
+	}
+}
+
+// reconnected waits until both connections have been made anew n times.
+func (p *program) reconnected(n int) bool {
+	p.t.Helper()
+	return p.await(startLimit, n+1, "publish: connected to") && p.await(startLimit, n+1, "consume: connected to")
+}
+
+// once reports what came twice.
+func (r result) once(t *testing.T) {
+	t.Helper()
+	if r.Duplicated > 0 {
+		t.Errorf("%s: %d messages came twice without a mark", r, r.Duplicated)
+	}
+}
+
+// A broker is one that can be killed and started again at its address.
+type broker struct {
+	name, url string
+	kill, up  func()
+}
+
+// ferryBroker starts a Ferry with a store of its own.
+func ferryBroker(t *testing.T, name string) *broker {
+	t.Helper()
+	s := setup{dir: t.TempDir()}
+	p := start(t, s)
+	return &broker{
+		name: name, url: url(p.addr),
+		kill: func() { t.Helper(); p.kill() },
+		up:   func() { t.Helper(); p = startAt(t, p.addr, s) },
+	}
+}
+
+func rabbitBroker(t *testing.T) *broker {
+	t.Helper()
+	r := startRabbit(t)
+	return &broker{name: "RabbitMQ", url: r.url, kill: r.kill, up: r.up}
+}
+
+// The first of two brokers is killed, and comes back: the clients go on with the
+// second, and go back. What they left on either is moved to where they are: then
+// nothing is lost, and a consumer that knows ids gets each message once.
+//
+// The two brokers do not know each other, so that a consumer is at one of them
+// only. What was confirmed by the first and not received when it died is there
+// when it is back; what is on the second when the clients leave it stays there,
+// until an operator moves it. That is how this is checked, because it is what such
+// a pair needs in truth.
+func TestFailoverAndBack(t *testing.T) {
+	t.Parallel()
+	var table matrix
+	defer func() { table.log(t) }()
+	live, backup := ferryBroker(t, "live"), ferryBroker(t, "backup")
+	table = append(table, failoverAndBack(t, "live killed, back again", live, backup, steadyRate))
+	if long() {
+		table = append(table, failoverAndBack(t, "live killed, back again", live, backup, 0))
+	}
+}
+
+// The brokers of a list need not be of one make.
+func TestMixedList(t *testing.T) {
+	t.Parallel()
+	var table matrix
+	defer func() { table.log(t) }()
+	rabbit, ferry := rabbitBroker(t), ferryBroker(t, "Ferry")
+	table = append(table, failoverAndBack(t, "RabbitMQ killed, Ferry took over", rabbit, ferry, steadyRate))
+	if long() {
+		table = append(table, failoverAndBack(t, "Ferry killed, RabbitMQ took over", ferry, rabbit, steadyRate))
+		table = append(table, failoverAndBack(t, "RabbitMQ killed, Ferry took over", rabbit, ferry, 0))
+	}
+}
+
+func failoverAndBack(t *testing.T, fault string, first, second *broker, rate int) result {
+	t.Helper()
+	const queue = "verified"
+	run := verify(t, here, failback(first.url, second.url), queue, rate, "--dedup", strconv.Itoa(remembered))
+	if !run.connected() {
+		t.FailNow()
+	}
+	time.Sleep(calm)
+	first.kill()
+	if !run.reconnected(1) {
+		t.FailNow()
+	}
+	time.Sleep(calm)
+	first.up()
+	if !run.await(failbackLimit, 1, "publish: back on") || !run.await(failbackLimit, 1, "consume: back on") {
+		t.FailNow()
+	}
+	time.Sleep(calm)
+	run.interrupt()
+	// Under the ids that they have: the consumer knows those that it has had.
+	move := runFerry(t, here, nil, "move", "--from", second.url, "--to", first.url, "-q", queue, "--keep-ids", "--timeout", "1s")
+	if move.end(endLimit) && move.err != nil {
+		t.Errorf("ferry move: %v\n%s", move.err, move.stderr)
+	}
+	r := result{fault: fault, queue: first.name + ", " + second.name, rate: rate, report: run.report()}
+	r.check(t, true)
+	r.once(t)
+	if t.Failed() {
+		t.Logf("%s: it said\n%s\nferry move said\n%s", r, run.stderr.tail(2*logLines), move.stderr)
+	}
+	return r
+}
+
+// With the live broker up messages flow, whether its backup is up or not.
+func TestLiveWithAndWithoutBackup(t *testing.T) {
+	t.Parallel()
+	var table matrix
+	defer func() { table.log(t) }()
+	live, backup := ferryBroker(t, "live"), ferryBroker(t, "backup")
+	for _, fault := range []string{"none", "backup killed", "backup down from the start"} {
+		run := verify(t, here, failback(live.url, backup.url), "verified", steadyRate)
+		if !run.connected() {
+			t.FailNow()
+		}
+		time.Sleep(calm)
+		if fault == "backup killed" {
+			backup.kill()
+			time.Sleep(calm)
+		}
+		run.interrupt()
+		r := result{fault: fault, queue: "live, backup", rate: steadyRate, report: run.report()}
+		r.check(t, true)
+		r.once(t)
+		if r.Failovers != 0 {
+			t.Errorf("%s: the clients left a broker that was up", r)
+		}
+		table = append(table, r)
+	}
+}
+
+// With both brokers down the clients keep trying, and go on when one is back.
+func TestBothDown(t *testing.T) {
+	t.Parallel()
+	live, backup := ferryBroker(t, "live"), ferryBroker(t, "backup")
+	outage := pick(5*time.Second, time.Minute)
+	run := verify(t, here, failback(live.url, backup.url)+"&maxReconnectDelay=1000", "verified", steadyRate)
+	if !run.connected() {
+		t.FailNow()
+	}
+	time.Sleep(calm)
+	backup.kill()
+	live.kill()
+	time.Sleep(outage)
+	live.up()
+	if !run.reconnected(1) {
+		t.FailNow()
+	}
+	backup.up()
+	time.Sleep(calm)
+	run.interrupt()
+	r := result{fault: fmt.Sprint("both down for ", outage), queue: "live, backup", rate: steadyRate, report: run.report()}
+	matrix{r}.log(t)
+	r.check(t, true)
+	r.once(t)
+	if gap := time.Duration(r.LongestGap) * time.Millisecond; gap < outage-calm {
+		t.Errorf("the longest gap was %s: both brokers were never down", gap)
+	}
+}
+
+// After the live broker has died it takes a moment until its backup confirms.
+func TestTimeToFailOver(t *testing.T) {
+	rounds := pick(5, 20)
+	const target = 250 * time.Millisecond // of the median
+	backup := start(t, setup{dir: t.TempDir()})
+	var took []time.Duration
+	for range rounds {
+		live := start(t, setup{dir: t.TempDir()})
+		client, err := ferry.Dial(t.Context(), url(live.addr)+","+url(backup.addr),
+			ferry.WithTopology(ferry.Topology{Queues: []ferry.Queue{{Name: "timed"}}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		publish := func() {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), confirmLimit)
+			defer cancel()
+			if err := client.Publish(ctx, ferry.Message{Key: "timed", Body: []byte("when?")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for began := time.Now(); time.Since(began) < calm/2; {
+			publish()
+		}
+		began := time.Now()
+		live.kill()
+		publish() // the live one is dead: it is the backup that confirms
+		took = append(took, time.Since(began))
+		if at := client.Status().Publish.Endpoint; at != "amqp://guest@"+backup.addr+"/" {
+			t.Errorf("it was confirmed by %s, which is not the backup", at)
+		}
+		if err := client.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	slices.Sort(took)
+	median := took[len(took)/2]
+	t.Logf("\n%s", table("rounds", rounds, "median until a confirm", median.Round(time.Millisecond/10),
+		"worst", took[len(took)-1].Round(time.Millisecond/10)))
+	if median > target {
+		t.Errorf("the median until the backup confirmed is %s; %s is the target", median, target)
+	}
+}
