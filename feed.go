@@ -201,7 +201,7 @@ func (p *Publisher) use(current *session) error {
 		switch {
 		case p.ctx.Err() != nil:
 			return ended(p.ctx)
-		case !goesOn(current.conn):
+		case !alive(current.conn):
 			select {
 			case <-current.conn.Done():
 				return nil
@@ -257,12 +257,8 @@ func (p *Publisher) send(current *session) error {
 	case <-p.ctx.Done():
 		p.leave(f)
 	}
-	return p.withdraw(f, goesOn(current.conn))
+	return p.withdraw(f, alive(current.conn))
 }
-
-// goesOn tells whether a connection has not ended, and is not about to: what it
-// says of that may come before the end is complete.
-func goesOn(conn link.Conn) bool { return alive(conn) && conn.Err() == nil }
 
 func moved(s *session) bool {
 	select {

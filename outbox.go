@@ -73,7 +73,7 @@ func (c *Client) sendEntry(ctx context.Context, p *Publisher, e outbox.Entry) er
 	if e.Recovered {
 		attempts = 1 // perhaps: it is marked either way
 	}
-	_, err := p.submit(ctx, entry{message: m, attempts: attempts, done: func(r Result) {
+	_, err := p.submit(ctx, &entry{message: m, attempts: attempts, done: func(r Result) {
 		switch r.Outcome() {
 		case Confirmed:
 			c.outbox.Settle(e.Seq)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -180,7 +181,7 @@ func (p *Publisher) publish(ctx context.Context, m Message) (err error) {
 		defer func() { end(err) }()
 	}
 	waiter := p.waiters.Get().(chan Result)
-	place, err := p.submit(ctx, entry{message: m, waiter: waiter})
+	place, err := p.submit(ctx, &entry{message: m, waiter: waiter})
 	if err != nil {
 		p.waiters.Put(waiter)
 		return err
@@ -224,7 +225,7 @@ func (p *Publisher) Submit(ctx context.Context, m Message, done func(Result)) er
 	if p.client.outbox != nil && p.replies == nil {
 		err = p.client.submitOutbox(ctx, p, m, done)
 	} else {
-		_, err = p.submit(ctx, entry{message: m, done: done})
+		_, err = p.submit(ctx, &entry{message: m, done: done})
 	}
 	if err != nil && end != nil {
 		end(err)
@@ -241,26 +242,32 @@ func (p *Publisher) prepare(ctx context.Context, m *Message) (end func(error), e
 	if err := m.check(); err != nil {
 		return nil, err
 	}
-	if t := p.client.options.tracer; t != nil {
-		m.setHeader(headerTraceparent, m.Headers[headerTraceparent]) // a map of its own
-		if m.Headers[headerTraceparent] == nil {
-			delete(m.Headers, headerTraceparent)
-		}
-		_, end = t.Start(ctx, Sending, m)
-		if err := m.check(); err != nil {
-			if end != nil {
-				end(err)
-			}
-			return nil, err
-		}
-		return end, nil
+	if p.client.options.tracer != nil {
+		return p.trace(ctx, m)
 	}
 	inject(ctx, m)
 	return nil, nil
 }
 
+// trace shows a message to the tracer, which may set headers of it.
+func (p *Publisher) trace(ctx context.Context, m *Message) (end func(error), err error) {
+	shown := *m // so that the others stay off the heap
+	if shown.Headers = maps.Clone(m.Headers); shown.Headers == nil {
+		shown.Headers = make(map[string]any, 2)
+	}
+	_, end = p.client.options.tracer.Start(ctx, Sending, &shown)
+	*m = shown
+	if err := m.check(); err != nil {
+		if end != nil {
+			end(err)
+		}
+		return nil, err
+	}
+	return end, nil
+}
+
 // submit puts an entry into the window when there is room and its turn.
-func (p *Publisher) submit(ctx context.Context, e entry) (place uint64, err error) {
+func (p *Publisher) submit(ctx context.Context, e *entry) (place uint64, err error) {
 	if ctx.Err() != nil {
 		return 0, notSent(withReason(ended(ctx), p.why()))
 	}
@@ -272,7 +279,7 @@ func (p *Publisher) submit(ctx context.Context, e entry) (place uint64, err erro
 	}
 	if len(p.queue) > 0 || !p.hasRoomLocked(len(e.message.Body)) {
 		s := p.submissions.Get().(*submission)
-		s.entry = e
+		s.entry = *e
 		p.queue = append(p.queue, s)
 		p.mu.Unlock()
 		return p.wait(ctx, s)
@@ -320,7 +327,7 @@ func (p *Publisher) admitLocked() bool {
 		if !p.hasRoomLocked(len(s.entry.message.Body)) {
 			break
 		}
-		s.place = p.window.push(s.entry)
+		s.place = p.window.push(&s.entry)
 		p.queue[n] = nil
 		raise(s.admitted)
 	}

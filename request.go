@@ -110,7 +110,7 @@ func (r *requester) do(ctx context.Context, m Message, req *request) (*Message, 
 	if end == nil {
 		end = func(error) {}
 	}
-	place, err := p.submit(ctx, entry{message: m, done: func(res Result) {
+	place, err := p.submit(ctx, &entry{message: m, done: func(res Result) {
 		end(res.Err)
 		if res.Err != nil {
 			answer(req, reply{err: res.Err})

@@ -60,14 +60,14 @@ func (w *window) at(place uint64) *entry { return &w.ring[place&uint64(len(w.rin
 
 func (w *window) len() int { return int(w.end - w.first) }
 
-// push appends an entry, and gives its place.
-func (w *window) push(e entry) uint64 {
+// push appends a copy of an entry, and gives its place.
+func (w *window) push(e *entry) uint64 {
 	if w.len() == len(w.ring) {
 		w.grow()
 	}
 	place := w.end
 	e.seq = place
-	*w.at(place) = e
+	*w.at(place) = *e
 	w.bytes += len(e.message.Body)
 	w.end++
 	return place
