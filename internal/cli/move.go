@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,8 +15,12 @@ import (
 	"github.com/ferrymq/ferry"
 )
 
-// defaultIdle is how long no message comes before a queue is taken for empty.
-const defaultIdle = 5 * time.Second
+const (
+	defaultIdle  = 5 * time.Second // in which no message came: the queue is taken for empty
+	startTimeout = 5 * time.Second // for all that comes before the first message
+)
+
+var errStart = errors.New("it took too long")
 
 // A moving is what `ferry move` is told.
 type moving struct {
@@ -44,17 +49,17 @@ the target has confirmed it: whatever dies meanwhile, also this command, nothing
 is lost. Order, properties and headers are kept; the headers CC and BCC, which
 would send copies once more, are not.
 
-What was confirmed and not acknowledged when this command or a connection died is
-moved again the next time. Messages with an id of Ferry's (x-ferry-id) get one
-that is made of it, of the queue and of where they go: a broker of Ferry's
-recognises it and stores the message once, though it may have stored that one
-under its first id before, in the queue that it comes from. --keep-ids leaves ids
-as they are: what the target has had at any time is then not stored again.
+What was confirmed and not acknowledged when this command was killed is moved
+again the next time. Messages with an id of Ferry's (x-ferry-id) have the same one
+then, so that a receiver that drops repeats has them once. It is made of the id
+that they had, of the queue and of where they go: a broker of Ferry's that has had
+the first must not take a message that comes back for a repeat. --keep-ids leaves
+ids as they are.
 
 What the target refuses stays at the source, and is said on stderr.
 
-Both connections are made anew when they are lost, for ever. That of the start is
-tried for --timeout.
+Both connections are made anew when they are lost, for ever. The first are tried
+for 5 seconds, or for --timeout if that is longer.
 
 ` + exitCodesHelp("something is left at the source, or not confirmed by the target"),
 		Example: `  # a queue to another broker
@@ -95,6 +100,9 @@ func (m *moving) check(flags *pflag.FlagSet) error {
 	if len(m.from) == 0 || len(m.to) == 0 {
 		wrong = append(wrong, errors.New("from where to where? Give --from URL and --to URL"))
 	}
+	if m.toExchange == "" && (m.toQueue == "" || m.toQueue == m.queue) && slices.Equal(m.from, m.to) && len(m.from) > 0 {
+		wrong = append(wrong, errors.New("the messages would go round: --from and --to are the same, and so is the queue"))
+	}
 	if m.queue == "" {
 		wrong = append(wrong, errors.New("which messages? Give a queue with -q"))
 	}
@@ -126,7 +134,7 @@ func (m *moving) check(flags *pflag.FlagSet) error {
 }
 
 func (m *moving) run(ctx context.Context, sys System) error {
-	starting, cancel := context.WithTimeoutCause(ctx, m.timeout, errTimeout)
+	starting, cancel := context.WithTimeoutCause(ctx, max(m.timeout, startTimeout), errStart)
 	defer cancel()
 	source, err := m.connect(starting, sys, m.from)
 	if err != nil {
@@ -139,13 +147,13 @@ func (m *moving) run(ctx context.Context, sys System) error {
 	}
 	defer closeClient(target) //nolint:errcheck // what is not confirmed is not acknowledged either, and was counted
 
+	if _, err := source.Inspect(starting, m.queue); err != nil && !errors.Is(err, ferry.ErrLocked) {
+		return leftBehind(starting, clientFailed(fmt.Errorf("the source's queue %q: %w", m.queue, err)))
+	}
 	if m.toQueue != "" && !m.noDeclare {
 		if err := ensureQueue(starting, target, m.toQueue); err != nil {
 			return leftBehind(starting, clientFailed(fmt.Errorf("the target's queue %q: %w", m.toQueue, err)))
 		}
-	}
-	if _, err := source.Inspect(starting, m.queue); err != nil && !errors.Is(err, ferry.ErrLocked) {
-		return leftBehind(starting, clientFailed(fmt.Errorf("the source's queue %q: %w", m.queue, err)))
 	}
 	window := m.window
 	if m.count > 0 {

@@ -115,7 +115,11 @@ func (r *removal) next(ctx context.Context) (*ferry.Delivery, error) {
 		case !over:
 			return nil, clientFailed(err)
 		}
-		// A queue is not empty because its broker is not there.
+		// A queue is not empty because its broker is not there, or was not a
+		// moment ago.
+		if st := r.source.Status().Consume; st.State != ferry.Up || time.Since(st.Since) < r.timeout {
+			continue
+		}
 		looking, cancel := context.WithTimeout(ctx, inspectTimeout)
 		info, err := r.source.Inspect(looking, r.queue)
 		unreachable := looking.Err() != nil
@@ -142,7 +146,7 @@ func (r *removal) pass(ctx context.Context, d *ferry.Delivery) error {
 	default:
 		m.Exchange = r.toExchange
 	}
-	m.ID = r.ids.make(m.ID)
+	m.ID = r.ids.make(d.ID)
 	m.Headers = withoutCopies(m.Headers)
 	err := r.publisher.Submit(ctx, m, func(result ferry.Result) { r.settle(d, result.Err) })
 	if err == nil {
@@ -233,12 +237,13 @@ func withoutCopies(headers map[string]any) map[string]any {
 
 // An idMaker makes the ids of moved messages.
 //
-// A virtual host of a de-duplicating broker stores each id once, in whatever
-// queue. So a message must not keep its id when the target is the source, has had
-// the message before, or gets the copies that an exchange made of it for several
-// queues. A message that is moved again because its acknowledgement was lost
-// must, on the other hand, have the id that it had the first time. So the new one
-// is made of the old one and of the route.
+// A virtual host of a de-duplicating broker stores what a publisher sends again
+// once, and finds it by the id. So a message must not keep its id when the target
+// is the source, has had the message before, or gets the copies that an exchange
+// made of it for several queues: it could be taken for a repeat, and be lost. A
+// message that is moved again because its acknowledgement was lost must, on the
+// other hand, have the id that it had the first time. So the new one is made of
+// the old one and of the route.
 type idMaker struct {
 	route string
 	keep  bool

@@ -58,7 +58,7 @@ func appendJSON(dst []byte, d *ferry.Delivery) ([]byte, error) {
 		CorrelationID: m.CorrelationID, ReplyTo: m.ReplyTo,
 		ExpirationMS: m.Expiration.Milliseconds(),
 		MessageID:    m.MessageID, Type: m.Type, UserID: m.UserID, AppID: m.AppID,
-		Redelivered: d.Redelivered, ID: m.ID,
+		Redelivered: d.Redelivered, ID: d.ID,
 	}
 	if utf8.Valid(m.Body) {
 		text := string(m.Body)

@@ -17,6 +17,10 @@ import (
 // it came for, for what is under way.
 const leaveTimeout = 10 * time.Second
 
+// farewellTimeout is how long a broker may take to answer that a connection is
+// closed on which nothing is under way.
+const farewellTimeout = time.Second
+
 // A sending is what `ferry send` is told.
 type sending struct {
 	clientFlags
@@ -111,7 +115,7 @@ func (s *sending) check(args []string) error {
 
 var errTimeout = errors.New("the time given with --timeout is over")
 
-func (s *sending) run(ctx context.Context, sys System, args []string) (err error) {
+func (s *sending) run(ctx context.Context, sys System, args []string) error {
 	if s.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, s.timeout, errTimeout)
@@ -133,10 +137,7 @@ func (s *sending) run(ctx context.Context, sys System, args []string) (err error
 	if err != nil {
 		return neverConnected(ctx, err)
 	}
-	defer func() {
-		// What is not confirmed is in the outcomes already.
-		_ = closeClient(client)
-	}()
+	defer closeSoon(client)
 	if box != nil {
 		box.found = client.Status().Outbox
 	}
@@ -169,13 +170,23 @@ func (s *sending) run(ctx context.Context, sys System, args []string) (err error
 		cause = box.empty(ctx, client, p, cause)
 		confirmed = box.confirmed(client, confirmed)
 	}
+	failure, status := out.failure(cause), client.Status()
+	closeSoon(client) // all events are there then
 	if !s.quiet {
 		fmt.Fprintf(sys.Stderr, "%d confirmed\n", confirmed)
 	}
 	if box != nil {
-		return box.failure(client, out.failure(cause))
+		return box.failure(status, failure)
 	}
-	return out.failure(cause)
+	return failure
+}
+
+// closeSoon closes a client from which no more is expected: what is not confirmed
+// is counted already.
+func closeSoon(c *ferry.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), farewellTimeout)
+	defer cancel()
+	_ = c.Close(ctx)
 }
 
 // submitAll reads messages and submits them until there are no more. Its error is

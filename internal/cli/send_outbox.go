@@ -66,9 +66,8 @@ func (b *sendOutbox) confirmed(client *ferry.Client, put int) int {
 }
 
 // failure adds what is in the outbox still, or was refused, to why the command
-// failed otherwise.
-func (b *sendOutbox) failure(client *ferry.Client, other error) error {
-	s := client.Status()
+// failed otherwise. s is the client's last status.
+func (b *sendOutbox) failure(s ferry.Status, other error) error {
 	var wrong faults
 	code := exitDone
 	if n := s.Outbox.Refused - b.found.Refused; n > 0 {

@@ -93,6 +93,7 @@ type outcomes struct {
 	pending   map[int]struct{}
 	confirmed int
 	refused   map[string][]int // by the reason
+	code      int              // of the refused
 	unknown   map[string][]int
 	strays    []stray
 }
@@ -123,6 +124,8 @@ func (o *outcomes) settle(n int, err error) {
 	case exitCode(err) == exitLeft || errors.Is(err, ferry.ErrClosed):
 		o.unknown[err.Error()] = append(o.unknown[err.Error()], n)
 	default:
+		// Some cannot be sent to any broker: that is a failure of another kind.
+		o.code = max(o.code, exitCode(err))
 		o.refused[err.Error()] = append(o.refused[err.Error()], n)
 	}
 	o.notify()
@@ -200,10 +203,7 @@ func (o *outcomes) failure(cause error) error {
 	for _, reason := range sortedByFirst(o.refused) {
 		wrong = append(wrong, fmt.Errorf("refused: %s: %s", numbers(o.refused[reason]), reason))
 	}
-	code := exitFailed
-	if len(wrong) > 0 {
-		code = exitRefused
-	}
+	code := max(exitFailed, o.code)
 	for _, reason := range sortedByFirst(o.unknown) {
 		code = exitLeft
 		wrong = append(wrong, fmt.Errorf("not confirmed: %s: %s", numbers(o.unknown[reason]), reason))
