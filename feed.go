@@ -304,7 +304,10 @@ func (p *Publisher) leave(f *feed) {
 	p.mu.Lock()
 	until := p.goodbye
 	p.mu.Unlock()
-	if until == nil {
+	switch {
+	case p.ctx.Err() == nil:
+		until = p.ctx // it is left for a better one
+	case until == nil:
 		until = p.client.farewell()
 	}
 	ctx, cancel := context.WithTimeout(until, closeTimeout)
