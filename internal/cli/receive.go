@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"os/signal"
 	"strings"
 	"sync"
@@ -157,9 +158,11 @@ func (r *receiving) bindings() []ferry.Binding {
 
 func (r *receiving) run(ctx context.Context, sys System) error {
 	// A reader that went away is an error of the write then, not the end of the
-	// process: what is in hand is given back in good order.
-	signal.Ignore(syscall.SIGPIPE)
-	defer signal.Reset(syscall.SIGPIPE)
+	// process: what is in hand is given back in good order. It is not ignored,
+	// because the commands of --exec would inherit that.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
 
 	connecting, cancel := ctx, context.CancelFunc(func() {})
 	if r.timeout > 0 {

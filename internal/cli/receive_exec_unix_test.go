@@ -34,3 +34,13 @@ func TestExecIsFinishedAfterASignal(t *testing.T) {
 		t.Errorf("left is %q", got)
 	}
 }
+
+// A command has the signals that a shell gives it.
+func TestExecDoesNotInheritIgnoredSignals(t *testing.T) {
+	b := ferrytest.Start(t)
+	publish(t, b, "q", messagesOf("one")...)
+	got := mustRun(t, "", "receive", "-u", b.URL(), "-q", "q", "-n", "1", "--exec", "sh -c 'kill -PIPE $$; echo ignored' 2>/dev/null; echo done")
+	if got != "done\n" {
+		t.Errorf("got %q", got)
+	}
+}
