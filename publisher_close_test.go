@@ -269,6 +269,31 @@ func TestPeersThatDoNotAnswer(t *testing.T) {
 	}
 }
 
+func TestDialOfAPeerThatDoesNotAnswer(t *testing.T) {
+	for name, f := range map[string]faultbroker.Faults{
+		"header":   {Silent: faultbroker.StepHeader},
+		"start-ok": {Silent: faultbroker.StepStartOk},
+		"open":     {Silent: faultbroker.StepOpen},
+		"closes":   {Silent: faultbroker.StepClose, RefuseLogin: true},
+		"garbage":  {Garbage: faultbroker.StepHeader},
+		"later":    {Garbage: faultbroker.StepOpen},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.broker("b", func(o *faultbroker.Options) { o.Faults = f })
+				const patience = 3 * time.Second // less than the connect timeout
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				start := time.Now()
+				_, err := ferry.Dial(ctx, url("b"), w.options(ferry.WithInitialRetry())...)
+				if d := time.Since(start); err == nil || d > patience+limit {
+					t.Errorf("after %v: %v", d, err)
+				}
+			})
+		})
+	}
+}
+
 func silent(b *faultbroker.Broker, s faultbroker.Step) {
 	b.Set(func(f *faultbroker.Faults) { f.Silent = s })
 }
