@@ -55,7 +55,7 @@ func (s *Session) insertOne(q *Queue, run []pubItem) place {
 	first := q.tail
 	for i := range run {
 		run[i].m.holders.Store(1)
-		q.appendLocked(run[i].m)
+		q.appendLocked(run[i].m, run[i].marked)
 	}
 	if q.logged {
 		l := s.b.log
@@ -132,7 +132,7 @@ func (s *Session) insertMany(queues []*Queue, run []pubItem) place {
 			if !q.logged {
 				m = others[i]
 			}
-			q.appendLocked(m)
+			q.appendLocked(m, run[i].marked)
 		}
 	}
 	if logged > 0 {

@@ -59,12 +59,14 @@ func (h *seqHeap) Pop() any {
 	return x
 }
 
-// appendLocked puts a message at the tail and returns its sequence number.
-func (q *Queue) appendLocked(m *stored) uint64 {
+// appendLocked puts a message at the tail and returns its sequence number. One
+// that its publisher has marked as sent again may have been delivered before a
+// crash forgot it: consumers are told so, as of what is delivered again.
+func (q *Queue) appendLocked(m *stored, resent bool) uint64 {
 	seq := q.tail
 	q.tail++
 	k, e := q.chunks.slot(q, seq)
-	*e = entry{msg: m, state: ready}
+	*e = entry{msg: m, state: ready, redelivered: resent}
 	k.live++
 	q.ready++
 	if !k.listed {

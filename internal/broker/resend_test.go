@@ -70,6 +70,30 @@ func (c *client) commit() {
 	}
 }
 
+// A crash may have forgotten that a message was delivered, and accepted: its
+// publisher sends it again, marked. Whoever receives it is told that it may not be
+// the first time, though the mark is gone.
+func TestAcceptedResendsAreRedelivered(t *testing.T) {
+	w, c := idWorld(t)
+	c.send("", "a", "p-1", true)
+	c.again("", "a", "p-2", true)
+	c.confirmed()
+	tx := w.transacting()
+	tx.again("", "a", "q-1", true)
+	tx.commit()
+	redelivered := map[string]bool{"p-1": false, "p-2": true, "q-1": true}
+	for range redelivered {
+		found, err := c.ch.Get("a", true)
+		if !found || err != nil {
+			t.Fatalf("get: %v, %v", found, err)
+		}
+		e := c.next(EventGot)
+		if v, err := message.Parse(e.Data); err != nil || e.Redelivered != redelivered[string(v.Body)] {
+			t.Errorf("%s is redelivered: %v", v.Body, e.Redelivered)
+		}
+	}
+}
+
 // Whoever publishes what it received again, with the headers that it had, has a
 // message of its own: over its connection or another, even over the publisher's,
 // to the same queue or another, as often as it likes.

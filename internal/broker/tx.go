@@ -171,12 +171,12 @@ func (t *transaction) insertLocked(it *pubItem) place {
 		switch {
 		case q.deleted:
 		case q.logged:
-			seq := q.appendLocked(m)
+			seq := q.appendLocked(m, it.marked)
 			if m.persistent {
 				targets = append(targets, target{q.num, seq})
 			}
 		default:
-			q.appendLocked(other)
+			q.appendLocked(other, it.marked)
 		}
 	}
 	if len(targets) == 0 {
