@@ -3,23 +3,61 @@ package conformance
 import (
 	"net/url"
 	"os"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // block finds the first code block of a language in the README.
-func block(t *testing.T, language string) string {
+func block(t *testing.T, language string) string { return blocks(t, language)[0] }
+
+// blocks finds the code blocks of a language in the README. There are some.
+func blocks(t *testing.T, language string) []string {
 	t.Helper()
-	b, err := os.ReadFile("../README.md")
+	var list []string
+	for _, p := range passages(t, "../README.md") {
+		if p.kind == language {
+			list = append(list, p.code)
+		}
+	}
+	if len(list) == 0 {
+		t.Fatalf("the README has no block of %s", language)
+	}
+	return list
+}
+
+// The README's commands for messages are run, but with a binary that is there
+// already, and its lines of Go are compiled.
+func TestFirstScreenOfTheReadmeSendsFromTheCommandLineAndFromGo(t *testing.T) {
+	bin, err := buildFerry()
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile("(?s)```" + language + "\n(.*?)```").FindSubmatch(b)
-	if m == nil {
-		t.Fatalf("the README has no block of %s", language)
+	commands := blocks(t, "sh")[1]
+	if !strings.Contains(commands, " send ") || !strings.Contains(commands, " receive ") {
+		t.Fatalf("the README's second block of sh is\n%s", commands)
 	}
-	return string(m[1])
+	script := "export FERRY_URL=" + startFerry(t) + "\n" + strings.ReplaceAll(commands, "go run ./cmd/ferry", bin)
+	got, _ := lines(runScript(t, t.TempDir(), script))
+	if want := []string{"2 confirmed", "one", "two"}; !slices.Equal(got, want) {
+		t.Errorf("the commands printed %q, want %q", got, want)
+	}
+
+	buildProgram(t, t.TempDir(), `package main
+
+import (
+	"context"
+
+	"github.com/ferrymq/ferry"
+)
+
+func main() { _ = try(context.Background(), nil) }
+
+func try(ctx context.Context, handle func(context.Context, *ferry.Delivery) error) error {
+`+block(t, "go")+`
+	return err
+}
+`)
 }
 
 // TestFirstScreenOfTheReadmeSendsAMessage runs the README's program, word for
