@@ -64,7 +64,7 @@ func (f *feed) Next(most int) []link.Outgoing {
 		}
 		f.outgoing = append(f.outgoing, link.Outgoing{
 			Message: e.message.wire(), Producer: p.producer, Seq: e.seq,
-			Attempt: e.attempts, Mandatory: p.mandatory,
+			Attempt: e.attempt(), Mandatory: p.mandatory,
 		})
 	}
 	return f.outgoing

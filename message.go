@@ -52,9 +52,13 @@ type Message struct {
 	// submitted, stays when it is sent again, and arrives with it as
 	// Delivery.ID. It is empty but for a message that may have been submitted
 	// before, by another program or an earlier run of this one, as when moving
-	// messages from broker to broker: then it is that ID, and the message is
-	// marked as a repeat, which a broker of Ferry's drops if it has it.
+	// messages from broker to broker: then it is that ID.
 	ID string
+
+	// Attempt is empty, too, but for a message with an ID that perhaps was sent
+	// before, by whoever: 2 and more mark it as a repeat, which a broker of
+	// Ferry's drops if it has taken that ID.
+	Attempt int
 }
 
 // Decimal is an exact decimal number in a header: Value / 10^Scale.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/outbox"
 )
@@ -51,6 +52,7 @@ func (c *Client) drainOutbox() error {
 			if err != nil {
 				if failure := c.outbox.Err(); failure != nil {
 					c.events.add(Event{Kind: OutboxFailed, Connection: publishing, Err: failure})
+					raise(c.emptied) // it will not be
 				}
 				return
 			}
@@ -69,11 +71,10 @@ func (c *Client) sendEntry(ctx context.Context, p *Publisher, e outbox.Entry) er
 	if m.ID == "" {
 		m.ID = messageID(c.outbox.Producer(), e.Seq)
 	}
-	attempts := 0
 	if e.Recovered {
-		attempts = 1 // perhaps: it is marked either way
+		m.Attempt = max(m.Attempt, 2) // perhaps: it is marked either way
 	}
-	_, err := p.submit(ctx, &entry{message: m, attempts: attempts, done: func(r Result) {
+	_, err := p.submit(ctx, &entry{message: m, done: func(r Result) {
 		switch r.Outcome() {
 		case Confirmed:
 			c.outbox.Settle(e.Seq)
@@ -139,6 +140,10 @@ func (c *Client) flushOutbox(ctx context.Context) error {
 			raise(c.emptied) // for others who wait
 			return nil
 		}
+		if err := c.outbox.Err(); err != nil {
+			raise(c.emptied)
+			return fmt.Errorf("ferry: flushing: %d messages are in the outbox: %w", s.Messages, err)
+		}
 		select {
 		case <-c.emptied:
 		case <-ctx.Done():
@@ -169,28 +174,36 @@ func (c *Client) closeOutbox() error {
 	return c.outbox.Close()
 }
 
+// settleLook is between looks whether a connection with messages of the outbox in
+// flight was lost.
+const settleLook = 20 * time.Millisecond
+
 // settleDrain has what is in flight from the outbox get its outcome. What no
-// broker was sent yet stays.
+// broker was sent yet stays, and so does what is in flight when the connection is
+// lost.
 func (c *Client) settleDrain(ctx context.Context) {
-	p := c.drain
+	look := time.NewTicker(settleLook)
+	defer look.Stop()
+	defer raise(c.emptied) // for others who wait
+	for c.drain.hold() > 0 {
+		select {
+		case <-c.emptied:
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// hold has the publisher send nothing more over the present connection, and tells
+// how much is in flight.
+func (p *Publisher) hold() int {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.feed != nil {
 		p.feed.held = true
 	}
-	flying := p.window.flying
-	p.mu.Unlock()
-	for flying > 0 {
-		select {
-		case <-p.drained:
-		case <-ctx.Done():
-			return
-		case <-p.ended:
-			return
-		}
-		p.mu.Lock()
-		flying = p.window.flying
-		p.mu.Unlock()
-	}
+	return p.window.flying
 }
 
 // accepting is why a publisher takes no more, nil if it does.

@@ -185,6 +185,9 @@ func (w *window) find(producer, id string) *entry {
 	return nil
 }
 
+// attempt is what a sending is marked with.
+func (e *entry) attempt() int { return e.attempts + max(e.message.Attempt-1, 0) }
+
 // outstanding tells whether the present sender took the entry, and it has no
 // outcome.
 func (e *entry) outstanding() bool { return e.state == taken || e.state == abandoned }

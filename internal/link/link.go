@@ -244,6 +244,7 @@ type Queue struct {
 	AutoDelete bool
 	Exclusive  bool // of this connection
 	Passive    bool // only ask whether it is there
+	IfAbsent   bool // one of this name that is there is taken as it is
 	Arguments  map[string]any
 }
 

@@ -29,4 +29,5 @@ type Message struct {
 	UserID          string
 	AppID           string
 	ID              string
+	Attempt         int
 }

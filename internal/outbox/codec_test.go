@@ -32,7 +32,7 @@ func sample() *link.Message {
 		ContentType: "text/plain", ContentEncoding: "gzip", Priority: 7, Transient: true,
 		CorrelationID: "corr", ReplyTo: "replies", Expiration: 90 * time.Second, MessageID: "m-1",
 		Timestamp: time.Unix(1_700_000_001, 123_456_789).UTC(),
-		Type:      "created", UserID: "guest", AppID: "shop", ID: "p-17",
+		Type:      "created", UserID: "guest", AppID: "shop", ID: "p-17", Attempt: 2,
 	}
 }
 

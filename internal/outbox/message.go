@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
@@ -17,8 +18,8 @@ import (
 //
 // Texts are their bytes. Priority is one byte, transient has no value. Expiration
 // is a varint of nanoseconds, timestamp is a varint of seconds since 1970 and a
-// uvarint of nanoseconds. Headers are a header list of package message, and
-// are there, empty, for a map that is not nil.
+// uvarint of nanoseconds, attempt is a uvarint. Headers are a header list of
+// package message, and are there, empty, for a map that is not nil.
 const (
 	fieldExchange = 1 + iota
 	fieldKey
@@ -36,6 +37,7 @@ const (
 	fieldUserID
 	fieldAppID
 	fieldID
+	fieldAttempt
 	fieldEnd // not one
 )
 
@@ -124,6 +126,11 @@ func appendFields(dst []byte, m *link.Message) ([]byte, error) {
 			}
 			value = binary.AppendVarint(value, m.Timestamp.Unix())
 			value = binary.AppendUvarint(value, uint64(m.Timestamp.Nanosecond()))
+		case fieldAttempt:
+			if m.Attempt <= 0 {
+				continue
+			}
+			value = binary.AppendUvarint(value, uint64(m.Attempt))
 		}
 		dst = appendField(dst, id, value)
 	}
@@ -220,6 +227,10 @@ func decodeField(m, like *link.Message, id int, value []byte) (ok bool) {
 		}
 		m.Timestamp = time.Unix(seconds, int64(nanoseconds)).UTC()
 		return true
+	case fieldAttempt:
+		n, w := binary.Uvarint(value)
+		m.Attempt = int(n)
+		return w == len(value) && n > 0 && n <= math.MaxInt32
 	}
 	return false
 }

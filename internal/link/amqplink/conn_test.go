@@ -281,6 +281,30 @@ func TestDeclareEndsWithTheConnection(t *testing.T) {
 	kindIs(t, results[2].Err, link.NotAllowed)
 }
 
+// What is there is taken as it is; what is not is declared in its place in the
+// order.
+func TestQueueIsDeclaredIfItIsAbsent(t *testing.T) {
+	c := mustOpen(t, link.Options{Endpoint: mustParse(t, startFerry(t))})
+	for _, r := range c.Declare(t.Context(), []link.Item{link.Queue{Name: "there", Transient: true}}) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	results := c.Declare(t.Context(), []link.Item{
+		link.Queue{Name: "there", IfAbsent: true},
+		link.Queue{Name: "new", IfAbsent: true},
+		link.Binding{Exchange: "amq.fanout", Queue: "new"},
+		link.Queue{Name: "there"},
+		link.Queue{Name: "another", IfAbsent: true},
+	})
+	for i, r := range results {
+		if refused := i == 3; refused != (r.Err != nil) {
+			t.Errorf("%d: %v", i, r.Err)
+		}
+	}
+	kindIs(t, results[3].Err, link.Precondition)
+}
+
 func TestDeclaringAtTheSameTime(t *testing.T) {
 	c := mustOpen(t, link.Options{Endpoint: mustParse(t, startFerry(t))})
 	var wg sync.WaitGroup

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ferrymq/ferry/internal/link"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
@@ -28,6 +29,7 @@ func (c *conn) Declare(ctx context.Context, items []link.Item) []link.Result {
 	case <-c.ending:
 		return failFrom(results, 0, c.err)
 	}
+	items = slices.Clone(items)
 	for at := 0; at < len(items); {
 		n, err := c.declareSome(ctx, items[at:min(at+declaresAtOnce, len(items))], results[at:])
 		if at += n; err != nil {
@@ -45,7 +47,8 @@ func failFrom(results []link.Result, at int, err error) []link.Result {
 }
 
 // declareSome sends items at once and returns how many of them have a result. An
-// error means that the others will have none.
+// error means that the others will have none. A queue that is to be declared if it
+// is absent, and is, becomes one that is to be declared.
 func (c *conn) declareSome(ctx context.Context, items []link.Item, results []link.Result) (n int, err error) {
 	var requests []amqpwire.Method
 	for _, item := range items {
@@ -79,10 +82,20 @@ func (c *conn) declareSome(ctx context.Context, items []link.Item, results []lin
 	if c.isRefusal(err) {
 		// The broker does what it is asked in order, so that it refused the first
 		// that it did not answer, and has not looked at those behind it.
+		if q, ok := items[n].(link.Queue); ok && q.IfAbsent && isNotFound(err) {
+			q.IfAbsent = false
+			items[n] = q // is asked for again, with those behind it
+			return n, nil
+		}
 		results[n].Err = err
 		return n + 1, nil
 	}
 	return n, err
+}
+
+func isNotFound(err error) bool {
+	var e *link.Error
+	return errors.As(err, &e) && e.Kind == link.NotFound
 }
 
 // openAdmin opens the channel of declarations, if it is not open.
@@ -123,7 +136,7 @@ func request(item link.Item) (amqpwire.Method, error) {
 		}, nil
 	case link.Queue:
 		return &amqpwire.QueueDeclare{
-			Queue: i.Name, Passive: i.Passive, Durable: !i.Transient,
+			Queue: i.Name, Passive: i.Passive || i.IfAbsent, Durable: !i.Transient,
 			Exclusive: i.Exclusive, AutoDelete: i.AutoDelete, Arguments: i.Arguments,
 		}, nil
 	case link.Binding:

@@ -38,7 +38,9 @@ func (c *conn) OpenSender(ctx context.Context, cfg link.SenderConfig, src link.S
 	}
 	if cfg.Replies != nil {
 		s.ch.inbox = &inbox{sink: cfg.Replies, gate: &gate{closed: cfg.Replies.Closed}}
-		s.ch.gates = append(s.ch.gates, s.ch.inbox.gate)
+		// It is closed first: whoever waits for a reply to what was confirmed must
+		// not take a confirm on the next channel for that.
+		s.ch.gates = []*gate{s.ch.inbox.gate, s.gate}
 		requests = append(requests, &amqpwire.BasicConsume{Queue: link.DirectReplyTo, NoAck: true})
 	}
 	if err := c.begin(s.ch); err != nil {

@@ -129,19 +129,20 @@ func (w *writer) take(s *sender) (more bool, err error) {
 			return false, nil
 		}
 		w.out = out
+		body := o.Message.Body // from here on a broker that answers too early may have it let go
 		s.sent.Add(1)
 		if !s.confirm && !s.told {
 			s.told = true
 			w.untold = append(w.untold, s)
 		}
-		if len(o.Message.Body) > copyMost {
-			s.size = len(o.Message.Body)
-			if err := w.writeLarge(s.ch.id, o.Message.Body); err != nil {
+		if len(body) > copyMost {
+			s.size = len(body)
+			if err := w.writeLarge(s.ch.id, body); err != nil {
 				return false, err
 			}
 			continue
 		}
-		w.out = amqpwire.AppendBody(w.out, s.ch.id, o.Message.Body, w.frameMax)
+		w.out = amqpwire.AppendBody(w.out, s.ch.id, body, w.frameMax)
 		s.size = len(w.out) - start
 		if len(w.out) >= flushBytes && i < len(batch)-1 {
 			if err := w.flush(); err != nil {
@@ -186,9 +187,14 @@ func (w *writer) writeLarge(channel uint16, body []byte) error {
 			if body = body[n:]; len(body) > 0 && len(w.out) < flushBytes {
 				continue
 			}
-			if err := w.flush(); err != nil {
+			if len(body) == 0 {
+				return w.flush()
+			}
+			if _, err := w.nc.Write(w.out); err != nil { // not all of it yet: nobody is told
 				return err
 			}
+			w.writes.Add(1)
+			w.out = w.out[:0]
 		}
 		return nil
 	}
