@@ -263,10 +263,11 @@ func ExampleConsumerOptions_dedup() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	publish := func(id, body string) {
-		// The client makes IDs itself; this is what it does with a message whose
-		// confirm it has not seen.
-		if err := client.Publish(ctx, ferry.Message{ID: id, Key: "payments", Body: []byte(body)}); err != nil {
+	publish := func(id, body string, attempt int) {
+		// The client makes IDs itself, and marks what it sends again because it has
+		// not seen the confirm; here that is done by hand.
+		m := ferry.Message{ID: id, Attempt: attempt, Key: "payments", Body: []byte(body)}
+		if err := client.Publish(ctx, m); err != nil {
 			log.Fatal(err)
 		}
 	}
@@ -280,11 +281,11 @@ func ExampleConsumerOptions_dedup() {
 			log.Fatal(err)
 		}
 	}
-	publish("q3hx7fznk2ty5m4a-1", "pay 100")
+	publish("q3hx7fznk2ty5m4a-1", "pay 100", 1)
 	receive()
 	a.Kill()
-	publish("q3hx7fznk2ty5m4a-1", "pay 100") // the second broker has never seen it
-	publish("q3hx7fznk2ty5m4a-2", "pay 200")
+	publish("q3hx7fznk2ty5m4a-1", "pay 100", 2) // the second broker has never seen it
+	publish("q3hx7fznk2ty5m4a-2", "pay 200", 1)
 	receive()
 	fmt.Println(consumer.Stats().Duplicates, "duplicate")
 	if err := client.Close(ctx); err != nil {
