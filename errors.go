@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/ferrymq/ferry/internal/link"
 )
@@ -31,7 +32,9 @@ var (
 	ErrNotSent = errors.New("ferry: the message was not sent")
 
 	// ErrUnknown: the call gave up after the message was sent and before the
-	// broker answered. The broker may have it or not.
+	// broker answered; or it was sent again after that, and then refused (which
+	// ErrNacked, ErrUnroutable or a *BrokerError tell). The broker may have it or
+	// not.
 	ErrUnknown = errors.New("ferry: it is not known whether the broker has the message")
 
 	// ErrBlocked: the broker takes no messages at present, because it is short of
@@ -218,6 +221,30 @@ func refusal(err error) error {
 	}
 	return fmt.Errorf("%w: %w", ErrRefused, public(err))
 }
+
+// refused is the outcome of a message that the broker has refused for a reason. If
+// it was sent before, with an unknown outcome, then that it is refused now says
+// nothing of the first time: the broker may have it.
+func (e *entry) refused(why error) error {
+	if !e.doubt {
+		return why
+	}
+	return &doubtful{why}
+}
+
+// doubtful is ErrUnknown and why a message was refused when it was sent again, but
+// for ErrRefused.
+type doubtful struct{ why error }
+
+func (e *doubtful) Error() string {
+	return ErrUnknown.Error() + ": it was sent before, and refused now: " + strings.TrimPrefix(e.why.Error(), ErrRefused.Error()+": ")
+}
+
+func (e *doubtful) Is(target error) bool { return target != ErrRefused && errors.Is(e.why, target) }
+
+func (e *doubtful) As(target any) bool { return errors.As(e.why, target) }
+
+func (e *doubtful) Unwrap() error { return ErrUnknown }
 
 var errNacked = fmt.Errorf("%w: %w", ErrRefused, ErrNacked)
 

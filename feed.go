@@ -92,9 +92,9 @@ func (f *feed) Settled(tag uint64, multiple, refused bool) {
 		}
 		switch {
 		case refused:
-			p.settleLocked(e, errNacked)
+			p.settleLocked(e, e.refused(errNacked))
 		case e.returned != nil:
-			p.settleLocked(e, refusal(e.returned))
+			p.settleLocked(e, e.refused(refusal(e.returned)))
 		default:
 			p.settleLocked(e, nil)
 		}
@@ -330,7 +330,7 @@ func (p *Publisher) withdraw(f *feed, connectionGoesOn bool) error {
 			}
 		}
 	}
-	p.window.rewind()
+	p.window.rewind(!connectionGoesOn)
 	if !f.ended {
 		p.window.move(len(p.window.ring)) // it may be writing yet
 	}
@@ -369,7 +369,11 @@ func (p *Publisher) blameLocked(err error) {
 	}
 	for place := p.window.first; place < p.window.next; place++ {
 		if e := p.window.at(place); e.outstanding() {
-			p.settleLocked(e, refusal(err))
+			why := refusal(err)
+			if e.lost { // else it was sent on channels that it ended, or one before it did
+				why = e.refused(why)
+			}
+			p.settleLocked(e, why)
 		}
 	}
 }

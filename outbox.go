@@ -75,7 +75,11 @@ func (c *Client) sendEntry(ctx context.Context, p *Publisher, e outbox.Entry) er
 		m.Attempt = max(m.Attempt, 2) // perhaps: it is marked either way
 	}
 	_, err := p.submit(ctx, &entry{message: m, done: func(r Result) {
-		switch r.Outcome() {
+		outcome := r.Outcome()
+		if errors.As(r.Err, new(*doubtful)) {
+			outcome = Refused // trying again would not help; what is kept says that the broker may have it
+		}
+		switch outcome {
 		case Confirmed:
 			c.outbox.Settle(e.Seq)
 		case Refused:

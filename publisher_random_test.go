@@ -203,7 +203,7 @@ func (m *mischief) judgeOne(body string, r ferry.Result, stored bool, arrivals [
 			m.t.Errorf("%s was confirmed and is not there", body)
 		}
 	case ferry.Refused:
-		if n := len(arrivals); n > 0 && arrivals[n-1].Fate == faultbroker.Stored {
+		if stored {
 			m.t.Errorf("%s was refused (%v) and is there", body, r.Err)
 		}
 	case ferry.NotSent:
@@ -211,8 +211,9 @@ func (m *mischief) judgeOne(body string, r ferry.Result, stored bool, arrivals [
 			m.t.Errorf("%s was not sent (%v) and arrived", body, r.Err)
 		}
 	case ferry.Unknown:
-		if r.Attempts != -1 {
-			m.t.Errorf("%s: %v", body, r.Err)
+		refused := errors.Is(r.Err, ferry.ErrNacked) || errors.Is(r.Err, ferry.ErrUnroutable) || errors.As(r.Err, new(*ferry.BrokerError))
+		if publish := r.Attempts == -1; !publish && (r.Attempts < 2 || !refused) {
+			m.t.Errorf("%s after %d attempts: %v", body, r.Attempts, r.Err)
 		}
 	}
 	last := int32(0)

@@ -103,14 +103,18 @@ func TestOnlyWhatHasNoOutcomeIsSentAgain(t *testing.T) {
 			}
 		}
 		wantList(t, "arrived", arrived(b)[200:], append(want, "new")...)
-		// Confirms of the new connection are of the new tags.
+		// Confirms of the new connection are of the new tags. That what was sent
+		// before is refused now says nothing of the first time.
 		b.Nack(b.Publishes()[200], false)
 		synctest.Wait()
-		s.expect("refused/2 ", bodies[21], bodies[22])
+		s.expect("unknown/2 ", bodies[21], bodies[22])
+		if r, _ := s.result(bodies[21]); !errors.Is(r.Err, ferry.ErrNacked) || errors.Is(r.Err, ferry.ErrRefused) || !errors.Is(r.Err, ferry.ErrUnknown) {
+			t.Errorf("%v", r.Err)
+		}
 		hold(b, false)
 		s.flush()
 		s.expect("refused/1 confirmed/1 confirmed/1 refused/1 confirmed/2", bodies[30], bodies[40], bodies[150], bodies[151], bodies[199])
-		if st := s.p.Stats(); st.Confirmed != 198 || st.Refused != 3 {
+		if st := s.p.Stats(); st.Confirmed != 198 || st.Refused != 2 || st.Unknown != 1 {
 			t.Errorf("%+v", st)
 		}
 	})
@@ -307,8 +311,8 @@ func TestChannelThatIsClosedAtOnceEachTime(t *testing.T) {
 	for _, code := range []uint16{404, 405, 541} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			publishing(t, func(t *testing.T, w *world, b *faultbroker.Broker, c *ferry.Client) {
-				s := w.sending(c, ferry.PublisherOptions{})
 				b.Set(func(f *faultbroker.Faults) { f.Silent = faultbroker.StepConfirmSelect })
+				s := w.sending(c, ferry.PublisherOptions{})
 				ctx, cancel := context.WithCancel(t.Context())
 				closing := make(chan struct{})
 				go func() {

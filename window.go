@@ -19,6 +19,8 @@ type entry struct {
 	tag      uint64 // on the present sender, 0 if it was not taken by that
 	returned *link.Error
 	state    entryState
+	doubt    bool // it was taken by a sender that ended before its outcome
+	lost     bool // with its connection
 	foreign  bool // message.ID was there already
 }
 
@@ -150,11 +152,15 @@ func (w *window) trim() bool {
 	return w.first != before
 }
 
-// rewind forgets the present sender: what it took is to be taken again. The
-// caller trims.
-func (w *window) rewind() {
+// rewind forgets the present sender: what it took is to be taken again. lost says
+// that its connection has ended. The caller trims.
+func (w *window) rewind(lost bool) {
 	for p := w.first; p < w.next; p++ {
 		e := w.at(p)
+		if e.outstanding() && e.returned == nil {
+			e.doubt = true
+			e.lost = e.lost || lost
+		}
 		e.tag, e.returned = 0, nil
 		switch e.state {
 		case taken:
