@@ -120,20 +120,20 @@ func Example_errors() {
 		switch {
 		case err == nil:
 			return "the broker has it"
+		case errors.Is(err, ferry.ErrBlocked):
+			return "the broker is short of memory or disk, and the context has ended"
+		case errors.Is(err, ferry.ErrUnknown):
+			return "the broker may have it: sending it again may double it"
 		case errors.Is(err, ferry.ErrUnroutable):
 			return "no queue takes it: declare one, or set PublisherOptions.DropUnroutable"
 		case errors.Is(err, ferry.ErrNacked):
 			return "a queue is full, say: later, or somewhere else"
 		case errors.Is(err, ferry.ErrRefused):
 			return "the broker says why (*BrokerError); it will not take this message"
-		case errors.Is(err, ferry.ErrBlocked):
-			return "the broker is short of memory or disk, and the context has ended"
 		case errors.Is(err, ferry.ErrOutboxFull):
 			return "no broker for a long time"
 		case errors.Is(err, ferry.ErrNotSent):
 			return "it never left: sending it again makes no double"
-		case errors.Is(err, ferry.ErrUnknown):
-			return "the broker may have it: sending it again may double it"
 		default:
 			return "there is something wrong with the message"
 		}

@@ -214,12 +214,12 @@ var kinds = []struct {
 	err  error
 	kind string
 }{
+	{ferry.ErrBlocked, "blocked"},
+	{ferry.ErrUnknown, "unknown"}, // also where a resend was refused
 	{ferry.ErrNacked, "nacked"},
 	{ferry.ErrUnroutable, "unroutable"},
 	{ferry.ErrRefused, "refused"},
-	{ferry.ErrBlocked, "blocked"},
 	{ferry.ErrOutboxFull, "outbox_full"},
-	{ferry.ErrUnknown, "unknown"},
 	{ferry.ErrNotSent, "not_sent"},
 	{ferry.ErrReject, "rejected"},
 	{ferry.ErrConnectionLost, "connection_lost"},
@@ -230,7 +230,8 @@ var kinds = []struct {
 // errorType is what an error was, in few words: a broker's by its code, one of the
 // client's by its kind, another by the name of its type.
 func errorType(err error) attribute.KeyValue {
-	if e := (*ferry.BrokerError)(nil); errors.As(err, &e) && e.Code != 0 && !errors.Is(err, ferry.ErrUnroutable) {
+	if e := (*ferry.BrokerError)(nil); errors.As(err, &e) && e.Code != 0 &&
+		!errors.Is(err, ferry.ErrUnroutable) && !errors.Is(err, ferry.ErrUnknown) {
 		return semconv.ErrorTypeKey.String(strconv.Itoa(e.Code))
 	}
 	for _, k := range kinds {

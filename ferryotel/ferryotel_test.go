@@ -218,6 +218,7 @@ func TestErrorsSayWhatTheyAre(t *testing.T) {
 		{fmt.Errorf("%w: %w", ferry.ErrNotSent, ferry.ErrBlocked), "blocked"},
 		{fmt.Errorf("%w: %w", ferry.ErrNotSent, context.DeadlineExceeded), "not_sent"},
 		{fmt.Errorf("%w: %w", ferry.ErrUnknown, context.Canceled), "unknown"},
+		{fmt.Errorf("%w: %w", ferry.ErrUnknown, ferry.ErrNacked), "unknown"},
 		{fmt.Errorf("no such customer: %w", ferry.ErrReject), "rejected"},
 		{context.DeadlineExceeded, "timeout"},
 		{broken{}, "github.com/ferrymq/ferry/ferryotel_test.broken"},
