@@ -16,8 +16,8 @@ type backoff struct {
 // next counts a failure and gives the wait after it.
 func (b *backoff) next() time.Duration {
 	bound := b.max
-	if shift := b.failures; shift < 30 && b.initial<<shift < b.max {
-		bound = b.initial << shift
+	if b.initial <= b.max>>min(b.failures, 62) { // then it does not overflow
+		bound = b.initial << b.failures
 	}
 	b.failures++
 	if bound <= 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -44,7 +45,8 @@ type Client struct {
 	consumers  map[*Consumer]struct{}
 	common     *Publisher // of Client.Publish
 	requests   *requester
-	closing    bool
+	leaving    bool            // Close was called: no more consumers
+	closing    bool            // no more publishers and connections
 	goodbye    context.Context // of Close, once it was called
 	closed     chan struct{}   // closed when Close is done
 }
@@ -93,7 +95,7 @@ func Dial(ctx context.Context, url string, opts ...Option) (*Client, error) {
 			c.endpoints[i], c.endpoints[j] = c.endpoints[j], c.endpoints[i]
 		})
 	}
-	if err := c.checkTopology(); err != nil {
+	if err := c.options.topology.check(); err != nil {
 		return nil, err
 	}
 	c.topology.add(c.options.topology)
@@ -128,8 +130,10 @@ func fromList(l endpoint.List) options {
 	if l.MaxAttempts > 0 {
 		o.maxAttempts = l.MaxAttempts
 	}
+	o.once = l.MaxAttempts == 0
+	o.sendTimeout = l.Timeout
 	if l.StartupMaxAttempts > 1 {
-		o.initialRetry = true
+		o.initialRetry, o.startAttempts = true, l.StartupMaxAttempts
 	}
 	return o
 }
@@ -150,15 +154,6 @@ func (o *options) complete() {
 	if o.outboxDir != "" {
 		o.initialRetry = true
 	}
-}
-
-func (c *Client) checkTopology() error {
-	for _, q := range c.options.topology.Queues {
-		if q.Name == "" {
-			return errors.New("ferry: a queue of the topology has no name")
-		}
-	}
-	return nil
 }
 
 // openLink opens a connection of the endpoint's protocol.
@@ -248,10 +243,13 @@ func (c *Client) Status() Status {
 // whose outcome is not known, or that were not sent, the error is an
 // *UnconfirmedError that holds them; with an outbox they stay in that, and are no
 // error. Closing again waits for the first Close.
+//
+// It waits for handlers, so that one that calls it waits for itself: until ctx
+// ends, or its Grace.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
-	first := !c.closing
-	c.closing = true
+	first := !c.leaving
+	c.leaving = true
 	if first {
 		c.goodbye = ctx
 	}
@@ -276,6 +274,7 @@ func (c *Client) Close(ctx context.Context) error {
 	wg.Wait()
 
 	c.mu.Lock()
+	c.closing = true // handlers are done
 	publishers := keys(c.publishers)
 	c.mu.Unlock()
 	left := make([][]Message, len(publishers))
@@ -308,15 +307,21 @@ func (c *Client) Close(ctx context.Context) error {
 // shutdown ends everything, and waits until it has.
 func (c *Client) shutdown(ctx context.Context) error {
 	c.mu.Lock()
-	c.closing, c.goodbye = true, ctx
-	started := keys(c.started)
+	c.leaving, c.closing, c.goodbye = true, true, ctx
+	started := maps.Clone(c.started)
 	c.mu.Unlock()
 	c.cancel(ErrClosed)
-	for _, s := range started {
-		<-s.stopped
+	for _, s := range []*supervisor{c.publish, c.consume} {
+		if started[s] {
+			<-s.stopped
+		} else {
+			s.set(nil, ErrClosed, func(st *ConnectionStatus) { st.State, st.Err = Ended, ErrClosed })
+		}
 	}
 	err := c.closeOutbox()
 	c.events.close()
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
 	select {
 	case <-c.events.done:
 	case <-ctx.Done(): // a listener that does not return is its owner's

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +36,8 @@ type ConsumerOptions struct {
 	Concurrency int
 
 	// NoAck has the broker forget messages when it sends them: what was not
-	// handled when the connection or the program breaks is lost.
+	// handled when the program breaks or the consumer is closed is lost. The
+	// connection is of no interest to what was received.
 	NoAck bool
 
 	Exclusive bool           // no other consumer on the queue
@@ -50,8 +50,8 @@ type ConsumerOptions struct {
 	// whose connection is gone. The IDs are in memory: 60 bytes or so each.
 	Dedup int
 
-	// Grace is how long handlers of Consume may go on when its context has
-	// ended; 0 is DefaultGrace.
+	// Grace is how long handlers of Consume may go on when its context has ended,
+	// or the client is closed; 0 is DefaultGrace.
 	Grace time.Duration
 }
 
@@ -64,17 +64,18 @@ type Consumer struct {
 
 	ctx     context.Context // ends when the consumer is to stop, with the reason
 	cancel  context.CancelCauseFunc
+	orderly context.Context // ends when it is to stop at once, and when it has
+	cut     context.CancelCauseFunc
 	ready   chan struct{} // closed at the first subscription, or with err
 	arrived chan struct{} // one slot: there may be a delivery, or err
 	space   chan struct{} // one slot: a delivery of a NoAck consumer was taken
 	stopped chan struct{} // closed when run has returned
 
+	retiring sync.WaitGroup // of run
+
 	mu      sync.Mutex
-	queue   []*Delivery // from head on: not handed out
-	head    int
-	bytes   int   // of the bodies in it
+	backlog backlog
 	err     error // for good
-	goodbye context.Context
 	stats   ConsumerStats
 }
 
@@ -107,6 +108,11 @@ func (c *Client) newConsumer(ctx context.Context, o ConsumerOptions, handles boo
 	if o.Queue != "" && len(o.Bindings) > 0 {
 		return nil, errors.New("ferry: Bindings are for a consumer without a Queue; a named queue is bound with Client.Declare")
 	}
+	for _, b := range o.Bindings {
+		if b.Queue != "" || b.Destination != "" || b.Exchange == "" {
+			return nil, errors.New("ferry: Bindings of a consumer have an Exchange, and no Queue or Destination: they are of its own queue")
+		}
+	}
 	if o.Grace <= 0 {
 		o.Grace = DefaultGrace
 	}
@@ -123,9 +129,12 @@ func (c *Client) newConsumer(ctx context.Context, o ConsumerOptions, handles boo
 		co.repeats = newRepeats(o.Dedup)
 	}
 	co.ctx, co.cancel = context.WithCancelCause(c.ctx)
+	co.orderly, co.cut = context.WithCancelCause(context.Background())
 	c.mu.Lock()
-	if c.closing {
+	if c.leaving {
 		c.mu.Unlock()
+		co.cancel(ErrClosed)
+		co.cut(ErrClosed)
 		return nil, ErrClosed
 	}
 	c.consumers[co] = struct{}{}
@@ -163,6 +172,7 @@ func (co *Consumer) name() string {
 func (co *Consumer) run() {
 	defer close(co.stopped)
 	err := co.keep()
+	co.cancel(err)
 	co.mu.Lock()
 	co.err = err
 	if co.stats.Subscriptions == 0 {
@@ -170,6 +180,11 @@ func (co *Consumer) run() {
 	}
 	co.mu.Unlock()
 	raise(co.arrived)
+	co.retiring.Wait()
+	co.cut(err)
+	co.client.mu.Lock()
+	delete(co.client.consumers, co)
+	co.client.mu.Unlock()
 }
 
 func (co *Consumer) keep() error {
@@ -192,10 +207,15 @@ const (
 	resubscribeMaxWait = 5 * time.Second
 )
 
+// redeclares is how often a queue that is gone is declared anew before that is
+// taken to be of no use. With one, a queue that the broker deletes twice, late
+// and because somebody wants it, would end its consumer.
+const redeclares = 5
+
 // use consumes over one connection until it ends (nil), or the consumer does.
 func (co *Consumer) use(current *session) error {
 	wait := backoff{initial: resubscribeWait, max: resubscribeMaxWait}
-	redeclared := false
+	redeclared := 0
 	for {
 		s := newSubscription(co)
 		receiver, err := current.conn.OpenReceiver(co.ctx, co.config(), s)
@@ -209,13 +229,17 @@ func (co *Consumer) use(current *session) error {
 			case judge(err, true) == giveUp:
 				// The broker may have deleted, with the old connection, what was
 				// declared on this one before.
-				if errors.Is(public(err), ErrNotFound) && !redeclared && co.redeclare(current) {
-					redeclared = true
+				if !errors.Is(public(err), ErrNotFound) || redeclared == redeclares || !co.redeclare(current) {
+					if alive(current.conn) && co.ctx.Err() == nil {
+						return public(err)
+					}
+					continue // which finds out why it could not be
+				}
+				if redeclared++; redeclared == 1 {
 					continue
 				}
-				return public(err)
 			}
-			if err := pause(co.ctx, wait.next()); err != nil {
+			if err := co.rest(current, wait.next()); err != nil {
 				return err
 			}
 			continue
@@ -226,36 +250,60 @@ func (co *Consumer) use(current *session) error {
 
 		select {
 		case <-s.closed:
+			co.takeBack(s) // the broker has
 			if !alive(current.conn) {
 				return nil
 			}
 			co.lost(current, s)
 		case <-s.cancelled:
 			co.lost(current, s)
-			go co.retire(s)
+			co.retiring.Go(func() { co.retire(s) })
 		case <-current.moved:
-			ctx, cancel := context.WithTimeout(co.client.farewell(), moveTimeout)
-			s.finish(ctx, true)
+			ctx, cancel := context.WithTimeout(co.orderly, moveTimeout)
+			s.finish(ctx, moveTimeout, errMoved)
 			cancel()
 			return nil
 		case <-co.ctx.Done():
-			co.mu.Lock()
-			goodbye := co.goodbye
-			co.mu.Unlock()
-			if goodbye == nil { // the client has failed
-				goodbye = co.ctx
+			if !errors.Is(ended(co.ctx), ErrClosed) { // the client has failed
+				co.cut(ended(co.ctx))
 			}
-			s.finish(goodbye, co.handles)
+			s.finish(co.orderly, co.grace(), ErrClosed)
 			return ended(co.ctx)
 		}
 		if time.Since(began) >= lasting {
 			wait.reset()
-			redeclared = false
+			redeclared = 0
 		}
-		if err := pause(co.ctx, wait.next()); err != nil {
+		if err := co.rest(current, wait.next()); err != nil {
 			return err
 		}
 	}
+}
+
+var errMoved = fmt.Errorf("%w: a preferred broker is back", ErrConnectionLost)
+
+// rest waits for d, and for no longer than the connection is of use.
+func (co *Consumer) rest(current *session, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-current.conn.Done():
+	case <-current.moved:
+	case <-co.ctx.Done():
+		return ended(co.ctx)
+	}
+	return nil
+}
+
+// grace is how long what was handed out may take to be settled when the consumer
+// is closed. What Receive gave is settled whenever the program likes: it is not
+// waited for.
+func (co *Consumer) grace() time.Duration {
+	if co.handles {
+		return co.options.Grace
+	}
+	return 0
 }
 
 func (co *Consumer) config() link.ReceiverConfig {
@@ -293,10 +341,13 @@ func (co *Consumer) lost(current *session, s *subscription) {
 // redeclare declares the consumer's queue anew, if it is one of the topology.
 func (co *Consumer) redeclare(current *session) bool {
 	t := &co.client.topology
-	if !t.hasQueue(co.options.Queue) {
+	if _, ok := t.queue(co.options.Queue); !ok {
 		return false
 	}
-	for _, err := range t.declare(co.ctx, current.conn, t.items(consuming, co.options.Queue)) {
+	for _, err := range t.declare(co.ctx, current.conn, t.items(consuming, co.options.Queue), 0) {
+		if err != nil && (co.ctx.Err() != nil || !alive(current.conn)) {
+			return false
+		}
 		if err != nil {
 			co.client.consume.emit(TopologyRefused, &current.endpoint, err)
 			return false
@@ -308,10 +359,17 @@ func (co *Consumer) redeclare(current *session) bool {
 // retire closes a subscription that the broker has cancelled, once what it
 // delivered is settled.
 func (co *Consumer) retire(s *subscription) {
+	s.giveBack()
 	s.settle(co.ctx)
-	ctx, cancel := context.WithTimeout(co.client.farewell(), closeTimeout)
+	if co.ctx.Err() != nil {
+		ctx, cancel := context.WithTimeout(co.orderly, co.grace())
+		s.settle(ctx)
+		cancel()
+		s.cancel(ended(co.ctx))
+	}
+	ctx, cancel := context.WithTimeout(co.orderly, closeTimeout)
 	defer cancel()
-	_ = s.receiver.Close(ctx)
+	_ = s.receiver.Close(ctx) // what was not written is delivered again
 }
 
 // A NoAck consumer that does not keep up has its connection not read beyond these.
@@ -324,7 +382,7 @@ const (
 // room.
 func (co *Consumer) put(s *subscription, ds []*Delivery) {
 	co.mu.Lock()
-	for co.options.NoAck && (len(co.queue)-co.head >= maxWaiting || co.bytes >= maxWaitingBytes) && co.err == nil {
+	for co.options.NoAck && co.full() && co.ctx.Err() == nil && s.ctx.Err() == nil {
 		co.mu.Unlock()
 		select {
 		case <-co.space:
@@ -332,30 +390,28 @@ func (co *Consumer) put(s *subscription, ds []*Delivery) {
 		case <-co.ctx.Done():
 		}
 		co.mu.Lock()
-		if co.ctx.Err() != nil || s.ctx.Err() != nil {
-			break
-		}
 	}
-	if co.head > 0 && co.head == len(co.queue) {
-		co.queue, co.head = co.queue[:0], 0
-	}
-	co.queue = append(co.queue, ds...)
-	for _, d := range ds {
-		co.bytes += len(d.Body)
-	}
+	co.backlog.push(ds)
 	co.mu.Unlock()
 	raise(co.arrived)
+}
+
+func (co *Consumer) full() bool {
+	return co.backlog.len() >= maxWaiting || co.backlog.bytes >= maxWaitingBytes
 }
 
 // take gives the oldest delivery that can still be settled, nil if there is none.
 func (co *Consumer) take() (*Delivery, error) {
 	co.mu.Lock()
 	defer co.mu.Unlock()
-	for co.head < len(co.queue) {
-		d := co.queue[co.head]
-		co.queue[co.head] = nil
-		co.head++
-		co.bytes -= len(d.Body)
+	if co.handles && co.ctx.Err() != nil {
+		return nil, ended(co.ctx) // what is handed out now would not be waited for
+	}
+	for {
+		d := co.backlog.pop()
+		if d == nil {
+			return nil, co.err
+		}
 		if co.options.NoAck {
 			raise(co.space)
 		} else if d.from.ctx.Err() != nil {
@@ -377,34 +433,25 @@ func (co *Consumer) take() (*Delivery, error) {
 		if d.Redelivered {
 			co.stats.Redelivered++
 		}
-		d.from.handedOut()
-		if co.head < len(co.queue) {
+		if !co.options.NoAck || co.handles {
+			d.from.handedOut()
+		}
+		if co.backlog.len() > 0 {
 			raise(co.arrived)
 		}
 		return d, nil
 	}
-	co.queue, co.head = co.queue[:0], 0
-	return nil, co.err
 }
 
-// takeBack removes what came by a subscription and was not handed out.
+// takeBack removes what came by a subscription and was not handed out. What the
+// broker does not know any more stays.
 func (co *Consumer) takeBack(s *subscription) []*Delivery {
 	if co.options.NoAck {
 		return nil
 	}
 	co.mu.Lock()
 	defer co.mu.Unlock()
-	var back []*Delivery
-	rest := slices.DeleteFunc(co.queue[co.head:], func(d *Delivery) bool {
-		if d.from != s {
-			return false
-		}
-		back = append(back, d)
-		co.bytes -= len(d.Body)
-		return true
-	})
-	co.queue = co.queue[:co.head+len(rest)]
-	return back
+	return co.backlog.remove(s)
 }
 
 // again puts deliveries that had to wait for an earlier copy in front.
@@ -413,10 +460,7 @@ func (co *Consumer) again(ds []*Delivery) {
 		return
 	}
 	co.mu.Lock()
-	co.queue = slices.Insert(co.queue, co.head, ds...)
-	for _, d := range ds {
-		co.bytes += len(d.Body)
-	}
+	co.backlog.unpop(ds)
 	co.mu.Unlock()
 	raise(co.arrived)
 }
@@ -427,6 +471,7 @@ func (co *Consumer) again(ds []*Delivery) {
 func (co *Consumer) Receive(ctx context.Context) (*Delivery, error) {
 	for {
 		if ctx.Err() != nil {
+			raise(co.arrived) // it may have been this call that was told
 			return nil, ended(ctx)
 		}
 		d, err := co.take()
@@ -470,130 +515,23 @@ func (co *Consumer) Stats() ConsumerStats {
 	co.mu.Lock()
 	defer co.mu.Unlock()
 	s := co.stats
-	s.Waiting = len(co.queue) - co.head
+	s.Waiting = co.backlog.len()
 	return s
 }
 
 // Close ends the consumer in order: the broker sends no more, what was not handed
 // out goes back to the queue, handlers of Consume finish, and what was settled is
 // with the broker. Deliveries of Receive and All that are not settled by now go
-// back to the queue. When ctx ends first the rest is cut short.
+// back to the queue; those that a NoAck consumer has received can be had from
+// Receive yet. When ctx ends first the rest is cut short, also that of other
+// calls of Close.
 func (co *Consumer) Close(ctx context.Context) error {
-	co.mu.Lock()
-	if co.goodbye == nil {
-		co.goodbye = ctx
-	}
-	co.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { co.cut(ended(ctx)) })
+	defer stop()
 	co.cancel(ErrClosed)
 	<-co.stopped
-	co.client.mu.Lock()
-	delete(co.client.consumers, co)
-	co.client.mu.Unlock()
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return fmt.Errorf("ferry: closing the consumer of %s: %w", co.name(), ended(ctx))
 	}
 	return nil
 }
-
-// Waits after a handler has failed, so that a message that always fails does not
-// spin between broker and handler.
-const (
-	failedWait    = 10 * time.Millisecond
-	failedMaxWait = time.Second
-)
-
-// Consume calls handle with each delivery, on Concurrency goroutines, until ctx
-// ends (nil), the client is closed (ErrClosed) or the broker refuses. A delivery
-// whose handler returns nil is acknowledged; one whose handler returns an error
-// that wraps ErrReject is rejected; with any other error it is requeued, after a
-// short wait that grows while handlers keep failing.
-//
-// The context that handle gets has the values of ctx and the message's trace
-// context. It ends when the delivery's connection is lost (context.Cause is
-// ErrConnectionLost): the message is delivered again then, and what handle
-// returns changes nothing. It does not end with ctx: handlers that are at work
-// then have Grace to finish.
-func (c *Client) Consume(ctx context.Context, o ConsumerOptions, handle func(context.Context, *Delivery) error) error {
-	co, err := c.newConsumer(ctx, o, true)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
-	}
-	var workers sync.WaitGroup
-	failures := make(chan error, 1)
-	for range max(o.Concurrency, 1) {
-		workers.Go(func() {
-			if err := co.work(ctx, handle); err != nil {
-				select {
-				case failures <- err:
-				default:
-				}
-			}
-		})
-	}
-	stopped := make(chan struct{})
-	go func() {
-		workers.Wait()
-		close(stopped)
-	}()
-	select {
-	case <-ctx.Done():
-	case <-co.stopped:
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), co.options.Grace)
-	defer cancel()
-	_ = co.Close(grace) // what was cut short comes again
-	<-stopped
-	select {
-	case err := <-failures:
-		return err
-	default:
-		return nil
-	}
-}
-
-// work handles deliveries one after the other.
-func (co *Consumer) work(ctx context.Context, handle func(context.Context, *Delivery) error) error {
-	wait := backoff{initial: failedWait, max: failedMaxWait}
-	for {
-		d, err := co.Receive(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		err = co.call(ctx, d, handle)
-		switch {
-		case err == nil:
-			wait.reset()
-			_ = d.Ack() // a stale one comes again
-		case errors.Is(err, ErrReject):
-			_ = d.Reject()
-		default:
-			_ = pause(d.from.ctx, wait.next())
-			_ = d.Requeue()
-		}
-	}
-}
-
-// call calls a handler with the context it is to have.
-func (co *Consumer) call(values context.Context, d *Delivery, handle func(context.Context, *Delivery) error) (err error) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(values))
-	defer cancel(nil)
-	stop := context.AfterFunc(d.from.ctx, func() { cancel(context.Cause(d.from.ctx)) })
-	defer stop()
-	ctx = extract(ctx, &d.Message)
-	if t := co.client.options.tracer; t != nil {
-		var end func(error)
-		ctx, end = t.Start(ctx, Handling, &d.Message)
-		if end != nil {
-			defer func() { end(err) }()
-		}
-	}
-	return handle(ctx, d)
-}
-
-func isLost(err error) bool { return errors.Is(err, ErrConnectionLost) }

@@ -73,8 +73,8 @@ func (d *Delivery) Reject() error {
 func (d *Delivery) Requeue() error { return d.Nack(true) }
 
 // Context ends when the delivery can no longer be settled, because its connection
-// is gone (context.Cause is then ErrConnectionLost) or its consumer was closed
-// (ErrClosed). It carries the message's trace context.
+// is gone or left for a better one (context.Cause is then ErrConnectionLost) or
+// its consumer was closed (ErrClosed). It carries the message's trace context.
 func (d *Delivery) Context() context.Context { return extract(d.from.ctx, &d.Message) }
 
 // Reply sends a message to the queue that ReplyTo names, with the same

@@ -91,7 +91,7 @@ func newEventQueue(listener func(Event)) *eventQueue {
 }
 
 func (q *eventQueue) add(e Event) {
-	if q.listener == nil {
+	if q.listener == nil || e.Kind == 0 {
 		return
 	}
 	e.Time = time.Now()

@@ -123,17 +123,37 @@ func (c *Client) putOutbox(ctx context.Context, p *Publisher, m Message) (err er
 	return outboxError(err)
 }
 
-// submitOutbox has done called when a message is in the outbox.
+// submitOutbox has done called when a message is in the outbox: with the
+// publisher's other callbacks, for the outbox's own must not wait for it.
 func (c *Client) submitOutbox(ctx context.Context, p *Publisher, m Message, done func(Result)) error {
-	if err := p.accepting(); err != nil {
+	p.mu.Lock()
+	if err := p.closing; err != nil {
+		p.mu.Unlock()
 		return notSent(err)
 	}
+	p.stores.begun++
+	p.mu.Unlock()
 	id := m.ID
-	return outboxError(c.outbox.PutAsync(ctx, m.wire(), func(seq uint64, err error) {
-		if done != nil {
-			done(Result{Err: outboxError(err), producer: c.outbox.Producer(), seq: seq, id: id})
-		}
-	}))
+	err := c.outbox.PutAsync(ctx, m.wire(), func(seq uint64, err error) {
+		p.stored(finished{done, Result{Err: outboxError(err), producer: c.outbox.Producer(), seq: seq, id: id}})
+	})
+	if err != nil {
+		p.stored(finished{})
+		return outboxError(err)
+	}
+	return nil
+}
+
+// stored counts a message that was given to the outbox and has its outcome.
+func (p *Publisher) stored(f finished) {
+	p.mu.Lock()
+	p.stores.ended++
+	if f.done != nil {
+		p.finished = append(p.finished, f)
+	}
+	p.flushedLocked(p.stores.ended)
+	p.mu.Unlock()
+	raise(p.results)
 }
 
 // flushOutbox waits until the outbox is empty.

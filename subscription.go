@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
 )
@@ -39,14 +40,19 @@ func newSubscription(co *Consumer) *subscription {
 	return s
 }
 
-// attach makes known by which receiver deliveries are settled.
+// attach makes known by which receiver deliveries are settled. What comes
+// meanwhile is behind what came before.
 func (s *subscription) attach(r link.Receiver) {
-	s.mu.Lock()
-	s.receiver, s.attached = r, true
-	early := s.early
-	s.early = nil
-	s.mu.Unlock()
-	if len(early) > 0 {
+	s.receiver = r
+	for {
+		s.mu.Lock()
+		early := s.early
+		s.early = nil
+		s.attached = len(early) == 0
+		s.mu.Unlock()
+		if len(early) == 0 {
+			return
+		}
 		s.consumer.put(s, early)
 	}
 }
@@ -62,6 +68,10 @@ func (s *subscription) Deliver(ds []*link.Delivery) {
 		}
 		slab[i].Message.ID = ""
 		list[i] = &slab[i]
+	}
+	if s.consumer.options.NoAck { // nothing is settled, and there may be no room
+		s.consumer.put(s, list)
+		return
 	}
 	s.mu.Lock()
 	if !s.attached {
@@ -143,18 +153,26 @@ func (s *subscription) settle(ctx context.Context) {
 }
 
 // finish ends the subscription in order: the broker sends no more, what nobody
-// has seen is given back, and, if it is to be waited for, what was handed out is
-// settled. Nacking what is given back keeps the broker from counting it as failed
-// (RabbitMQ's delivery limit counts what a closed channel returns).
-func (s *subscription) finish(ctx context.Context, wait bool) {
+// has seen is given back, and what was handed out has some time to be settled.
+// Then the contexts of its deliveries end with why.
+func (s *subscription) finish(ctx context.Context, grace time.Duration, why error) {
 	if s.receiver.Cancel(ctx) == nil {
-		for _, d := range s.consumer.takeBack(s) {
-			_ = s.receiver.Nack(d.tag, true) // closing it does the same
-		}
+		s.giveBack()
 	}
-	if wait {
-		s.settle(ctx)
+	if grace > 0 {
+		bounded, cancel := context.WithTimeout(ctx, grace)
+		s.settle(bounded)
+		cancel()
 	}
+	s.cancel(why)
 	_ = s.receiver.Close(ctx) // what was not written is delivered again
-	s.cancel(ErrClosed)
+}
+
+// giveBack gives back what was not handed out. Closing the receiver does so, too;
+// a nack keeps the broker from counting it as failed (RabbitMQ's delivery limit
+// counts what a closed channel returns).
+func (s *subscription) giveBack() {
+	for _, d := range s.consumer.takeBack(s) {
+		_ = s.receiver.Nack(d.tag, true)
+	}
 }

@@ -53,6 +53,8 @@ type session struct {
 	moved chan struct{}
 	users sync.WaitGroup
 
+	declared int // the version of the topology that was declared on it
+
 	blocked string // why the broker takes no messages, "" if it does; guarded by supervisor.mu
 }
 
@@ -108,13 +110,30 @@ func (s *supervisor) acquire(ctx context.Context) (*session, error) {
 
 // set installs a session, or none, or why there will never be one again.
 func (s *supervisor) set(current *session, err error, update func(*ConnectionStatus)) {
+	s.announce(Event{}, current, err, update)
+}
+
+// announce is set with an event, which comes before those of whoever acts on what
+// is set, and after the status says so.
+func (s *supervisor) announce(event Event, current *session, err error, update func(*ConnectionStatus)) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.current, s.err = current, err
 	update(&s.status)
 	s.status.Since = time.Now()
+	event.Connection = s.role
+	s.client.events.add(event)
 	close(s.changed)
 	s.changed = make(chan struct{})
-	s.mu.Unlock()
+}
+
+// use installs a session that is up.
+func (s *supervisor) use(current *session, kind EventKind, attempt int) {
+	to := current.endpoint.String()
+	s.announce(Event{Kind: kind, Endpoint: to, Attempt: attempt}, current, nil, func(st *ConnectionStatus) {
+		st.State, st.Endpoint, st.Err = Up, to, nil
+		st.Connects++
+	})
 }
 
 // why is what is known of there being no connection, for the errors of calls
@@ -143,14 +162,17 @@ func (s *supervisor) emit(kind EventKind, e *endpoint.Endpoint, err error) {
 // run keeps a connection open until ctx ends or nothing helps.
 func (s *supervisor) run(ctx context.Context) {
 	defer close(s.stopped)
-	err := s.keep(ctx)
-	s.set(nil, err, func(st *ConnectionStatus) { st.State, st.Err = Ended, err })
-	if errors.Is(err, ErrClosed) {
-		s.emit(Closed, nil, nil)
-		return
+	s.end(s.keep(ctx))
+}
+
+// end says that there will be no connection any more.
+func (s *supervisor) end(err error) {
+	event := Event{Kind: Closed}
+	if !errors.Is(err, ErrClosed) {
+		event.Err = err
+		defer s.client.fail(err)
 	}
-	s.emit(Closed, nil, err)
-	s.client.fail(err)
+	s.announce(event, nil, err, func(st *ConnectionStatus) { st.State, st.Err = Ended, err })
 }
 
 func (s *supervisor) keep(ctx context.Context) error {
@@ -172,6 +194,9 @@ func (s *supervisor) keep(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return ended(ctx)
+		}
+		if o.once {
+			return public(err)
 		}
 		last = -1
 		if e := (*link.Error)(nil); errors.As(err, &e) && e.Kind == link.Dead {
@@ -199,12 +224,7 @@ func (s *supervisor) connect(ctx context.Context, wait *backoff, last int) (*ses
 		current, err := s.sweep(ctx, last)
 		if err == nil {
 			s.client.established.Store(true)
-			s.restore(ctx, current)
-			s.set(current, nil, func(st *ConnectionStatus) {
-				st.State, st.Endpoint, st.Err = Up, current.endpoint.String(), nil
-				st.Connects++
-			})
-			s.client.events.add(Event{Kind: Connected, Connection: s.role, Endpoint: current.endpoint.String(), Attempt: attempts + 1})
+			s.use(current, Connected, attempts+1)
 			return current, nil
 		}
 		if ctx.Err() != nil {
@@ -217,12 +237,12 @@ func (s *supervisor) connect(ctx context.Context, wait *backoff, last int) (*ses
 		} else {
 			refused = 0
 		}
-		first := !s.client.established.Load()
 		err = fmt.Errorf("%w: %w", ErrNoBroker, err)
-		switch {
-		case first && !o.initialRetry,
-			refused >= refusedSweeps,
-			o.maxAttempts > 0 && attempts >= o.maxAttempts:
+		most := o.maxAttempts
+		if !s.client.established.Load() {
+			most = o.firstAttempts()
+		}
+		if refused >= refusedSweeps || most > 0 && attempts >= most {
 			return nil, err
 		}
 		delay := wait.next()
@@ -236,7 +256,8 @@ func (s *supervisor) connect(ctx context.Context, wait *backoff, last int) (*ses
 	}
 }
 
-// sweep tries each endpoint once, in order; the one at index last comes last.
+// sweep tries each endpoint once, in order; the one at index last comes last. A
+// connection counts when the topology is declared on it.
 func (s *supervisor) sweep(ctx context.Context, last int) (*session, error) {
 	endpoints := s.client.order()
 	var order []int
@@ -252,7 +273,10 @@ func (s *supervisor) sweep(ctx context.Context, last int) (*session, error) {
 	for _, i := range order {
 		current, err := s.open(ctx, endpoints[i], i)
 		if err == nil {
-			return current, nil
+			if err = s.restore(ctx, current); err == nil {
+				return current, nil
+			}
+			s.leave(current)
 		}
 		if ctx.Err() != nil {
 			return nil, ended(ctx)
@@ -294,17 +318,17 @@ func (s *supervisor) open(ctx context.Context, e endpoint.Endpoint, index int) (
 		Endpoint:  e,
 		Name:      o.name,
 		Heartbeat: o.heartbeat,
-		Dial:      o.dial,
 		Logger:    o.logger,
 		Blocked:   func(reason string, ok bool) { s.setBlocked(current, reason, ok) },
 	}
 	if e.Heartbeat >= 0 {
 		lo.Heartbeat = e.Heartbeat
 	}
+	if o.dial != nil {
+		lo.Dial = o.dialWithin
+	}
 	if o.credentials != nil {
-		lo.Credentials = func(ctx context.Context, e endpoint.Endpoint) (user, password string, err error) {
-			return o.credentials(ctx, e.String())
-		}
+		lo.Credentials = o.credentialsWithin
 	}
 	conn, err := openLink(ctx, lo)
 	if err != nil {
@@ -370,51 +394,68 @@ func (s *supervisor) hold(ctx context.Context, current *session) (next *session,
 	case <-ctx.Done():
 		err = nil
 	}
-	lost := public(err)
 	if ctx.Err() == nil {
-		s.set(nil, nil, func(st *ConnectionStatus) { st.State, st.Err = Connecting, lost })
-		s.emit(Disconnected, &current.endpoint, lost)
+		lost := public(err)
+		event := Event{Kind: Disconnected, Endpoint: current.endpoint.String(), Err: lost}
+		s.announce(event, nil, nil, func(st *ConnectionStatus) { st.State, st.Err = Connecting, lost })
 	}
 	s.leave(current)
 	return nil, err
 }
 
 // probe looks for an endpoint that stands before index and stays up, and gives
-// the connection that showed it.
+// the connection that showed it, with the topology declared.
 func (s *supervisor) probe(ctx context.Context, index int, better chan<- *session) {
+	refused := backoff{initial: probeInterval, max: s.client.options.maxDelay}
 	for {
+		wait := probeInterval
 		for i, e := range s.client.order()[:index] {
 			candidate, err := s.open(ctx, e, i)
 			if err != nil {
+				if errors.Is(public(err), ErrAccessRefused) { // brokers count those
+					wait = max(wait, refused.next())
+				}
 				continue
 			}
-			stays := time.NewTimer(s.client.options.failback)
-			select {
-			case <-stays.C:
+			refused.reset()
+			if s.stays(ctx, candidate) && s.restore(ctx, candidate) == nil {
 				better <- candidate
 				return
-			case <-candidate.conn.Done():
-			case <-ctx.Done():
 			}
-			stays.Stop()
 			s.leave(candidate)
 		}
-		if pause(ctx, probeInterval) != nil {
+		if pause(ctx, wait) != nil {
 			return
 		}
 	}
 }
 
+// stays tells whether a connection is up, and takes messages, for as long as it
+// takes to be better than one that is in use.
+func (s *supervisor) stays(ctx context.Context, candidate *session) bool {
+	stays := time.NewTimer(s.client.options.failback)
+	defer stays.Stop()
+	select {
+	case <-stays.C:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return candidate.blocked == ""
+	case <-candidate.conn.Done():
+	case <-ctx.Done():
+	}
+	return false
+}
+
 // move makes next the connection. Those who use the old one finish what is under
 // way, and have moveTimeout for it.
 func (s *supervisor) move(ctx context.Context, old, next *session) {
-	s.restore(ctx, next)
-	s.set(next, nil, func(st *ConnectionStatus) {
-		st.State, st.Endpoint, st.Err = Up, next.endpoint.String(), nil
-		st.Connects++
-	})
-	s.emit(FailedBack, &next.endpoint, nil)
+	s.use(next, FailedBack, 0)
 	close(old.moved)
+	if next.declared != s.client.topology.current() {
+		// Somebody declares more on the old one meanwhile, and has not seen that it
+		// was left. If this fails the connection has, and so has what follows.
+		_ = s.restore(ctx, next)
+	}
 
 	left := make(chan struct{})
 	go func() {
@@ -440,7 +481,8 @@ func (s *supervisor) leave(of *session) {
 	_ = of.conn.Close(ctx) // it is left either way
 }
 
-// restore declares the topology on a new connection.
-func (s *supervisor) restore(ctx context.Context, current *session) {
-	s.client.topology.restore(ctx, s, current)
+// restore declares the topology on a new connection. An error says that the
+// connection is of no use.
+func (s *supervisor) restore(ctx context.Context, current *session) error {
+	return s.client.topology.restore(ctx, s, current)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,10 @@ type Queue struct {
 	AutoDelete bool // gone with its last consumer
 	Exclusive  bool // for this client's consumers only, and gone with their connection
 	Arguments  map[string]any
+
+	// IfAbsent takes a queue of this name that is there as it is. Without it one
+	// that is different is ErrPrecondition.
+	IfAbsent bool
 }
 
 // Binding has an exchange pass messages to a queue, or to the exchange
@@ -51,20 +56,48 @@ type Binding struct {
 func (e Exchange) wire() link.Exchange {
 	return link.Exchange{
 		Name: e.Name, Kind: e.Kind, Transient: e.Transient, AutoDelete: e.AutoDelete,
-		Internal: e.Internal, Arguments: e.Arguments,
+		Internal: e.Internal, Arguments: maps.Clone(e.Arguments),
 	}
 }
 
 func (q Queue) wire() link.Queue {
 	return link.Queue{
 		Name: q.Name, Transient: q.Transient, AutoDelete: q.AutoDelete,
-		Exclusive: q.Exclusive, Arguments: q.Arguments,
+		Exclusive: q.Exclusive, Arguments: maps.Clone(q.Arguments), IfAbsent: q.IfAbsent,
 	}
+}
+
+func (b Binding) wire() link.Binding {
+	b.Arguments = maps.Clone(b.Arguments)
+	return link.Binding(b)
+}
+
+// check tells what of t cannot be declared by any broker, or would mean something
+// else: an empty name of a queue is the last one that was declared.
+func (t Topology) check() error {
+	var errs []error
+	for _, e := range t.Exchanges {
+		if e.Name == "" || e.Kind == "" {
+			errs = append(errs, fmt.Errorf("ferry: exchange %q of kind %q: it needs a name and a kind", e.Name, e.Kind))
+		}
+	}
+	for _, q := range t.Queues {
+		if q.Name == "" {
+			errs = append(errs, errors.New("ferry: a queue without a name cannot be declared for later; a consumer without a queue gets one of its own (ConsumerOptions.Bindings)"))
+		}
+	}
+	for _, b := range t.Bindings {
+		if b.Exchange == "" || (b.Queue == "") == (b.Destination == "") {
+			errs = append(errs, fmt.Errorf("ferry: %s: it needs an Exchange, and either a Queue or a Destination", describe(link.Binding(b))))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // topology is what was declared, and is to be again.
 type topology struct {
 	mu        sync.Mutex
+	version   int // grows with what is added
 	exchanges []link.Exchange
 	queues    []link.Queue
 	bindings  []link.Binding
@@ -74,6 +107,7 @@ type topology struct {
 func (t *topology) add(of Topology) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.version++
 	for _, e := range of.Exchanges {
 		t.exchanges = replace(t.exchanges, e.wire(), func(a link.Exchange) bool { return a.Name == e.Name })
 	}
@@ -81,11 +115,18 @@ func (t *topology) add(of Topology) {
 		t.queues = replace(t.queues, q.wire(), func(a link.Queue) bool { return a.Name == q.Name })
 	}
 	for _, b := range of.Bindings {
-		t.bindings = replace(t.bindings, link.Binding(b), func(a link.Binding) bool {
+		t.bindings = replace(t.bindings, b.wire(), func(a link.Binding) bool {
 			return a.Exchange == b.Exchange && a.Key == b.Key && a.Queue == b.Queue && a.Destination == b.Destination &&
 				fmt.Sprint(a.Arguments) == fmt.Sprint(b.Arguments)
 		})
 	}
+}
+
+// current is the version that there is now.
+func (t *topology) current() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.version
 }
 
 func replace[T any](list []T, with T, same func(T) bool) []T {
@@ -112,23 +153,29 @@ func (t *topology) forgetExchange(name string) {
 	t.bindings = slices.DeleteFunc(t.bindings, func(b link.Binding) bool { return b.Exchange == name || b.Destination == name })
 }
 
-// hasQueue tells whether a queue is one that this client declares.
-func (t *topology) hasQueue(name string) bool {
+// queue gives what this client declares under a name.
+func (t *topology) queue(name string) (q link.Queue, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.ContainsFunc(t.queues, func(q link.Queue) bool { return q.Name == name })
+	i := slices.IndexFunc(t.queues, func(q link.Queue) bool { return q.Name == name })
+	if i < 0 {
+		return link.Queue{}, false
+	}
+	return t.queues[i], true
 }
 
 // items is what to declare on a connection with the given role. Exclusive queues
 // belong to the connection that declares them, which is the one that consumes.
-// With only set it is that queue and its bindings alone.
+// With only set it is that queue and what its messages come through: all of that
+// may be gone with it.
 func (t *topology) items(role, only string) []link.Item {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	through := t.leadingToLocked(only)
 	var items []link.Item
 	exclusive := make(map[string]bool)
-	if only == "" {
-		for _, e := range t.exchanges {
+	for _, e := range t.exchanges {
+		if only == "" || through[e.Name] {
 			items = append(items, e)
 		}
 	}
@@ -139,34 +186,66 @@ func (t *topology) items(role, only string) []link.Item {
 		}
 	}
 	for _, b := range t.bindings {
-		if (only == "" || b.Queue == only) && (!exclusive[b.Queue] || role == consuming) {
+		if (only == "" || b.Queue == only || through[b.Destination]) && (!exclusive[b.Queue] || role == consuming) {
 			items = append(items, b)
 		}
 	}
 	return items
 }
 
-// lockedWait is how long what another connection has exclusively is waited for:
-// a broker may need a heartbeat's time to notice that the old one is dead.
-const lockedWait = 100 * time.Millisecond
+// leadingToLocked are the exchanges from which messages come to a queue.
+func (t *topology) leadingToLocked(queue string) map[string]bool {
+	found := make(map[string]bool)
+	for before := -1; before < len(found); {
+		before = len(found)
+		for _, b := range t.bindings {
+			if b.Queue == queue && queue != "" || found[b.Destination] {
+				found[b.Exchange] = true
+			}
+		}
+	}
+	return found
+}
+
+const (
+	// lockedWait and lockedTries bound how long what cannot be had now is waited
+	// for, as an exclusive queue of a connection that the broker is about to close:
+	// about two seconds, for which a new connection is not used. A consumer waits
+	// for longer.
+	lockedWait  = 100 * time.Millisecond
+	lockedTries = 5
+
+	// A broker that does not answer so many declarations within restoreTimeout is
+	// taken for dead, although it may send heartbeats.
+	restoreAtOnce  = 64
+	restoreTimeout = 30 * time.Second
+)
 
 // restore declares everything on a connection that is new. What the broker
 // refuses is told as an event, and the rest goes on: who needs it gets the error.
-func (t *topology) restore(ctx context.Context, s *supervisor, current *session) {
-	items := t.items(s.role, "")
-	if len(items) == 0 {
-		return
-	}
-	for _, err := range t.declare(ctx, current.conn, items) {
-		if err != nil && ctx.Err() == nil {
+// It fails with ctx, with the connection, and when the broker does not answer.
+func (t *topology) restore(ctx context.Context, s *supervisor, current *session) error {
+	current.declared = t.current()
+	for _, err := range t.declare(ctx, current.conn, t.items(s.role, ""), restoreTimeout) {
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return ended(ctx)
+		case !alive(current.conn), errors.Is(err, errNoAnswer):
+			return err
+		default:
 			s.emit(TopologyRefused, &current.endpoint, err)
 		}
 	}
+	return nil
 }
 
-// declare declares items, and those that cannot be now once more. It gives an
-// error for each.
-func (t *topology) declare(ctx context.Context, conn link.Conn, items []link.Item) []error {
+var errNoAnswer = errors.New("the broker does not answer")
+
+// declare declares items, and those that cannot be now a few times more. It gives
+// an error for each. Without an answer within patience, unless that is 0, the
+// errors of the rest are errNoAnswer.
+func (t *topology) declare(ctx context.Context, conn link.Conn, items []link.Item, patience time.Duration) []error {
 	errs := make([]error, len(items))
 	todo := make([]int, len(items))
 	for i := range items {
@@ -179,7 +258,7 @@ func (t *topology) declare(ctx context.Context, conn link.Conn, items []link.Ite
 			batch[i] = items[n]
 		}
 		var again []int
-		for i, r := range conn.Declare(ctx, batch) {
+		for i, r := range declareWithin(ctx, conn, batch, patience) {
 			errs[todo[i]] = nil
 			if r.Err == nil {
 				continue
@@ -189,11 +268,32 @@ func (t *topology) declare(ctx context.Context, conn link.Conn, items []link.Ite
 				again = append(again, todo[i])
 			}
 		}
-		if len(again) == 0 || wait.failures == 5 || pause(ctx, wait.next()) != nil {
+		if len(again) == 0 || wait.failures == lockedTries || pause(ctx, wait.next()) != nil {
 			return errs
 		}
 		todo = again
 	}
+}
+
+// declareWithin declares some at a time, each time within patience.
+func declareWithin(ctx context.Context, conn link.Conn, items []link.Item, patience time.Duration) []link.Result {
+	if patience == 0 {
+		return conn.Declare(ctx, items)
+	}
+	var results []link.Result
+	for some := range slices.Chunk(items, restoreAtOnce) {
+		ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
+		results = append(results, conn.Declare(ctx, some)...)
+		late := ctx.Err() != nil
+		cancel()
+		if late {
+			break // what was not asked for has the same answer
+		}
+	}
+	for len(results) < len(items) {
+		results = append(results, link.Result{Err: errNoAnswer})
+	}
+	return results
 }
 
 // alive tells whether a connection has not ended, and is not about to: Err says
@@ -228,64 +328,102 @@ func describe(item link.Item) string {
 // bindings that are there and the same are left as they are. When the connection
 // is lost meanwhile it goes on with the next, until ctx ends. What the broker
 // refuses (ErrPrecondition where something of that name is different,
-// ErrAccessRefused, ErrNotFound) is returned, all of it joined, and nothing of t
-// is kept then; what else it has is declared all the same.
+// ErrAccessRefused, ErrNotFound, ErrLocked where another connection has it after
+// two seconds still) is returned, all of it joined, and nothing of t is kept then;
+// what else it has is declared all the same.
 func (c *Client) Declare(ctx context.Context, t Topology) error {
-	for _, q := range t.Queues {
-		if q.Name == "" {
-			return errors.New("ferry: a queue without a name cannot be declared for later; a consumer without a queue gets one of its own (ConsumerOptions.Bindings)")
-		}
+	if err := t.check(); err != nil {
+		return err
 	}
 	one := new(topology)
 	one.add(t)
 	mine, common := one.items(consuming, ""), one.items(publishing, "")
-	if len(mine) > len(common) { // it has exclusive queues
-		if err := c.declareOn(ctx, c.consume, one, mine); err != nil {
+	for {
+		on, err := c.declareOn(ctx, c.publish, one, common)
+		if err != nil {
 			return err
 		}
-	} else if err := c.declareOn(ctx, c.publish, one, common); err != nil {
-		return err
+		left := on.left()
+		if len(mine) > len(common) || c.apart() {
+			if on, err = c.declareOn(ctx, c.consume, one, mine); err != nil {
+				return err
+			}
+			left = left || on.left()
+		}
+		c.topology.add(t)
+		if !left {
+			return nil
+		}
+		// The connection that replaces it may be one that did not know t.
 	}
-	c.topology.add(t)
-	return nil
 }
 
-func (c *Client) declareOn(ctx context.Context, s *supervisor, t *topology, items []link.Item) error {
-	return c.onConnection(ctx, s, func(conn link.Conn) error {
-		return errors.Join(t.declare(ctx, conn, items)...)
-	})
+// apart tells whether the two connections are to different brokers, as they may
+// be while one has moved and the other has not yet.
+func (c *Client) apart() bool {
+	p, q := c.publish.snapshot(), c.consume.snapshot()
+	return p.State == Up && q.State == Up && p.Endpoint != q.Endpoint
 }
+
+// declareOn declares items of t, and gives the session that has them.
+func (c *Client) declareOn(ctx context.Context, s *supervisor, t *topology, items []link.Item) (on *session, err error) {
+	err = c.onConnection(ctx, s, func(current *session) error {
+		on = current
+		return errors.Join(t.declare(ctx, current.conn, items, 0)...)
+	})
+	return on, err
+}
+
+// left tells whether a session is no longer the one in use.
+func (s *session) left() bool { return !alive(s.conn) || moved(s) }
 
 // onConnection has f do something on a connection, and again on the next when
-// the connection was lost meanwhile.
-func (c *Client) onConnection(ctx context.Context, s *supervisor, f func(link.Conn) error) error {
+// the connection was lost meanwhile. What the broker refuses by ending the
+// connection it would refuse again: RabbitMQ does so with an exchange of a kind
+// that it does not know.
+func (c *Client) onConnection(ctx context.Context, s *supervisor, f func(*session) error) error {
 	ctx, cancel := c.until(ctx)
 	defer cancel()
 	c.start(s)
-	var wait backoff
+	wait := backoff{initial: 10 * time.Millisecond, max: time.Second}
 	for {
 		current, err := s.acquire(ctx)
 		if err != nil {
 			return withReason(err, s.why())
 		}
-		err = f(current.conn)
+		err = f(current)
 		lost := !alive(current.conn)
 		current.users.Done()
-		if err == nil || !lost {
+		if err == nil || !lost || refusedByBroker(err) {
 			return err
 		}
-		wait = backoff{initial: 10 * time.Millisecond, max: time.Second, failures: wait.failures}
 		if e := pause(ctx, wait.next()); e != nil {
 			return withReason(e, err)
 		}
 	}
 }
 
-// one does a single item on the publishing connection.
-func (c *Client) one(ctx context.Context, item link.Item) (link.Result, error) {
+// refusedByBroker tells whether an error is of a kind that trying again on
+// another connection does not help against.
+func refusedByBroker(err error) bool {
+	var said *BrokerError
+	return errors.As(err, &said) && !isLost(err) && judge(&link.Error{Kind: said.kind}, false) == giveUp
+}
+
+// ownerOf is who keeps the connection on which a queue can be used: an exclusive
+// one is locked for the other.
+func (c *Client) ownerOf(queue string) *supervisor {
+	if q, _ := c.topology.queue(queue); q.Exclusive {
+		return c.consume
+	}
+	return c.publish
+}
+
+// one does a single item.
+func (c *Client) one(ctx context.Context, s *supervisor, item link.Item) (link.Result, error) {
 	var result link.Result
-	err := c.onConnection(ctx, c.publish, func(conn link.Conn) error {
-		result = conn.Declare(ctx, []link.Item{item})[0]
+	err := c.onConnection(ctx, s, func(current *session) error {
+		result = current.conn.Declare(ctx, []link.Item{item})[0]
 		if result.Err != nil {
 			return public(result.Err)
 		}
@@ -303,7 +441,7 @@ type QueueInfo struct {
 
 // Inspect asks how a queue does. ErrNotFound if there is none of that name.
 func (c *Client) Inspect(ctx context.Context, queue string) (QueueInfo, error) {
-	r, err := c.one(ctx, link.Queue{Name: queue, Passive: true})
+	r, err := c.one(ctx, c.ownerOf(queue), link.Queue{Name: queue, Passive: true})
 	if err != nil {
 		return QueueInfo{}, fmt.Errorf("inspecting queue %q: %w", queue, err)
 	}
@@ -313,7 +451,7 @@ func (c *Client) Inspect(ctx context.Context, queue string) (QueueInfo, error) {
 // PurgeQueue removes the messages of a queue that wait to be delivered, and tells
 // how many they were.
 func (c *Client) PurgeQueue(ctx context.Context, queue string) (messages int, err error) {
-	r, err := c.one(ctx, link.QueuePurge{Name: queue})
+	r, err := c.one(ctx, c.ownerOf(queue), link.QueuePurge{Name: queue})
 	if err != nil {
 		return 0, fmt.Errorf("purging queue %q: %w", queue, err)
 	}
@@ -323,8 +461,9 @@ func (c *Client) PurgeQueue(ctx context.Context, queue string) (messages int, er
 // DeleteQueue deletes a queue, and tells how many messages it had. It is not
 // declared again.
 func (c *Client) DeleteQueue(ctx context.Context, queue string) (messages int, err error) {
+	s := c.ownerOf(queue)
 	c.topology.forgetQueue(queue)
-	r, err := c.one(ctx, link.QueueDelete{Name: queue})
+	r, err := c.one(ctx, s, link.QueueDelete{Name: queue})
 	if err != nil {
 		return 0, fmt.Errorf("deleting queue %q: %w", queue, err)
 	}
@@ -334,7 +473,7 @@ func (c *Client) DeleteQueue(ctx context.Context, queue string) (messages int, e
 // DeleteExchange deletes an exchange. It is not declared again.
 func (c *Client) DeleteExchange(ctx context.Context, exchange string) error {
 	c.topology.forgetExchange(exchange)
-	if _, err := c.one(ctx, link.ExchangeDelete{Name: exchange}); err != nil {
+	if _, err := c.one(ctx, c.publish, link.ExchangeDelete{Name: exchange}); err != nil {
 		return fmt.Errorf("deleting exchange %q: %w", exchange, err)
 	}
 	return nil
