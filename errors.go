@@ -102,7 +102,9 @@ func (e *BrokerError) Is(target error) bool {
 // UnconfirmedError is returned by Close when messages are left whose outcome is
 // not known, or that were not sent. With an outbox they stay in it instead.
 type UnconfirmedError struct {
-	// Messages in the order in which they were submitted, with their IDs.
+	// Messages in the order in which they were submitted, with their IDs, and with
+	// the Attempt that marks those that were sent: published again as they are, a
+	// broker of Ferry's drops what it has.
 	Messages []Message
 	Cause    error // why it was not waited for longer
 }

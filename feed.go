@@ -148,6 +148,9 @@ func (p *Publisher) run() {
 		if m.ID == "" && p.producer != "" {
 			m.ID = messageID(p.producer, e.seq)
 		}
+		if e.attempts > 0 {
+			m.Attempt = e.attempt() + 1
+		}
 		p.left = append(p.left, m)
 		if e.attempts > 0 {
 			p.settleLocked(e, unknown(err))

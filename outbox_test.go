@@ -165,3 +165,40 @@ func TestOutboxIsOfOneProgram(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Callbacks may publish, and Flush comes after them.
+func TestOutboxCallsBackLikeAPublisher(t *testing.T) {
+	fb := faultbroker.Start(t, faultbroker.Options{})
+	c := open(t, fb.URL(), t.TempDir(), ferry.WithTopology(queues("q")))
+	defer shut(t, c)
+	p, err := c.Publisher(ferry.PublisherOptions{Key: "q"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var called []string
+	for _, body := range bodies(0, 100) {
+		err := p.Submit(t.Context(), ferry.Message{Body: []byte(body)}, func(r ferry.Result) {
+			called = append(called, body)
+			if r.Err != nil || r.ID() == "" {
+				t.Errorf("%s: %q, %v", body, r.ID(), r.Err)
+			}
+			if body == "50" {
+				if err := p.Publish(t.Context(), ferry.Message{Body: []byte("more")}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(called, bodies(0, 100)) {
+		t.Errorf("called back for %q", called)
+	}
+	if got := fb.Bodies("q"); len(got) != 101 {
+		t.Errorf("%d messages arrived", len(got))
+	}
+}

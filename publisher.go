@@ -80,8 +80,9 @@ type Publisher struct {
 	goodbye  context.Context
 	finished []finished
 	flushes  []flush
-	done     bool      // no results will follow
-	left     []Message // without an outcome when it ended
+	stores   struct{ begun, ended uint64 } // messages given to the outbox, instead of the window
+	done     bool                          // no results will follow
+	left     []Message                     // without an outcome when it ended
 	stats    PublisherStats
 }
 
@@ -166,6 +167,11 @@ func newProducer() string { return strings.ToLower(rand.Text()[:16]) }
 // until the message is on disk. While there is no connection it waits, too. An
 // error that is none of these says what is wrong with m.
 func (p *Publisher) Publish(ctx context.Context, m Message) error {
+	if limit := p.client.options.sendTimeout; limit > 0 {
+		var cancel func()
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within the timeout of the URL, %v", limit))
+		defer cancel()
+	}
 	if p.client.outbox != nil && p.replies == nil {
 		return p.client.putOutbox(ctx, p, m)
 	}
@@ -425,21 +431,27 @@ func (p *Publisher) settleLocked(e *entry, err error) {
 	}
 }
 
+// flushedLocked tells those who wait for what is before a place that it has its
+// outcome, behind the callbacks of that.
+func (p *Publisher) flushedLocked(first uint64) {
+	n := 0
+	for _, f := range p.flushes {
+		if f.place <= first {
+			p.finished = append(p.finished, f.finished())
+		} else {
+			p.flushes[n] = f
+			n++
+		}
+	}
+	clear(p.flushes[n:])
+	p.flushes = p.flushes[:n]
+}
+
 // trimLocked lets go of what has its outcome, and tells those who wait for it. It
 // says whether something was let in: then the sender is to be woken.
 func (p *Publisher) trimLocked() (admitted bool) {
 	if p.window.trim() {
-		n := 0
-		for _, f := range p.flushes {
-			if f.place <= p.window.first {
-				p.finished = append(p.finished, f.finished())
-			} else {
-				p.flushes[n] = f
-				n++
-			}
-		}
-		clear(p.flushes[n:])
-		p.flushes = p.flushes[:n]
+		p.flushedLocked(p.window.first)
 		admitted = p.admitLocked()
 	}
 	if p.feed != nil && p.feed.held && p.window.flying == 0 {
@@ -456,20 +468,27 @@ func (f flush) finished() finished { return finished{done: func(Result) { close(
 // Flush waits until all that was submitted before has its outcome and its
 // callbacks have returned. With an outbox it waits until that is empty.
 func (p *Publisher) Flush(ctx context.Context) error {
+	if err := p.flush(ctx); err != nil {
+		return err
+	}
 	if p.client.outbox != nil && p.replies == nil {
 		return p.client.flushOutbox(ctx)
 	}
-	return p.flush(ctx)
+	return nil
 }
 
 func (p *Publisher) flush(ctx context.Context) error {
 	p.mu.Lock()
-	f := flush{p.window.end, make(chan struct{})}
+	first, end := p.window.first, p.window.end
+	if p.stores.begun > 0 {
+		first, end = p.stores.ended, p.stores.begun
+	}
+	f := flush{end, make(chan struct{})}
 	wait := f.done
 	switch {
 	case p.done:
 		wait = p.calledBack
-	case p.window.first == p.window.end:
+	case first == end:
 		p.finished = append(p.finished, f.finished())
 		raise(p.results)
 	default:
@@ -546,7 +565,7 @@ func (p *Publisher) callBack() {
 		p.mu.Lock()
 		clear(batch)
 		batch, p.finished = p.finished, batch[:0]
-		done := p.done
+		done := p.done && p.stores.begun == p.stores.ended
 		p.mu.Unlock()
 		for _, f := range batch {
 			f.done(f.result)

@@ -560,3 +560,16 @@ func TestBlockedIsVisibleAndForgottenWithTheConnection(t *testing.T) {
 		}
 	})
 }
+
+func TestTimeoutOfTheURLBoundsPublish(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.broker("a")
+		c := w.dial("failover:(" + url("a") + ")?timeout=3000")
+		a.Down()
+		start := time.Now()
+		err := c.Publish(t.Context(), ferry.Message{Key: "q"})
+		if took := time.Since(start); !errors.Is(err, ferry.ErrNotSent) || took != 3*time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
+}
