@@ -115,6 +115,10 @@ func (r *removal) next(ctx context.Context) (*ferry.Delivery, error) {
 		case !over:
 			return nil, clientFailed(err)
 		}
+		// Nothing more comes while as much as may be is on its way to the target.
+		if s := r.publisher.Stats(); s.InFlight+s.Waiting > 0 {
+			continue
+		}
 		// A queue is not empty because its broker is not there, or was not a
 		// moment ago.
 		if st := r.source.Status().Consume; st.State != ferry.Up || time.Since(st.Since) < r.timeout {
@@ -147,6 +151,9 @@ func (r *removal) pass(ctx context.Context, d *ferry.Delivery) error {
 		m.Exchange = r.toExchange
 	}
 	m.ID = r.ids.make(d.ID)
+	if m.ID != "" && d.Redelivered {
+		m.Attempt = 2 // a run that was cut short may have moved it
+	}
 	m.Headers = withoutCopies(m.Headers)
 	err := r.publisher.Submit(ctx, m, func(result ferry.Result) { r.settle(d, result.Err) })
 	if err == nil {

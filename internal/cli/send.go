@@ -233,13 +233,10 @@ func (s *sending) make(text []byte) (ferry.Message, error) {
 }
 
 // ensureQueue declares a queue, durable, unless there is one of that name: that
-// is taken as it is, of whatever kind.
+// is taken as it is, of whatever kind. So it is done on each broker that the client
+// connects to later.
 func ensureQueue(ctx context.Context, c *ferry.Client, name string) error {
-	_, err := c.Inspect(ctx, name)
-	if errors.Is(err, ferry.ErrNotFound) {
-		return c.Declare(ctx, ferry.Topology{Queues: []ferry.Queue{{Name: name}}})
-	}
-	return err
+	return c.Declare(ctx, ferry.Topology{Queues: []ferry.Queue{{Name: name, IfAbsent: true}}})
 }
 
 // neverConnected gives the failure of a command that gave up connecting its exit

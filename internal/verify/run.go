@@ -110,7 +110,7 @@ func (r *run) declare(ctx context.Context) error {
 	if err != nil && !r.made {
 		return err
 	}
-	queue := ferry.Queue{Name: r.o.Queue, Arguments: r.o.QueueArguments}
+	queue := ferry.Queue{Name: r.o.Queue, Arguments: r.o.QueueArguments, IfAbsent: true}
 	for _, c := range r.clients() {
 		if err := c.Declare(ctx, ferry.Topology{Queues: []ferry.Queue{queue}}); err != nil {
 			return err
