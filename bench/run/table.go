@@ -101,7 +101,7 @@ func printTables(w io.Writer, rows []row) error {
 		return nil
 	}
 	if len(brokers) > 0 {
-		fmt.Fprintln(w) //nolint:errcheck // the next line says so
+		fmt.Fprintln(w)
 	}
 	return printTable(w, clients, official, ours)
 }

@@ -129,7 +129,7 @@ func (g *gatewaying) run(ctx context.Context, sys System) error {
 			err = errors.Join(fmt.Errorf("not all requests could be answered: %w", err), server.Close())
 		}
 		cancel()
-		_ = <-serving // that it was shut down
+		<-serving // that it was shut down
 	}
 	stop()
 	<-client
