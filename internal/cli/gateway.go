@@ -129,7 +129,9 @@ func (g *gatewaying) run(ctx context.Context, sys System) error {
 			err = errors.Join(fmt.Errorf("not all requests could be answered: %w", err), server.Close())
 		}
 		cancel()
-		<-serving // that it was shut down
+		if e := <-serving; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
 	}
 	stop()
 	<-client
