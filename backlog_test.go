@@ -132,8 +132,11 @@ func TestDeliveriesAreInOrderWhenTheReceiverBecomesKnown(t *testing.T) {
 
 func TestBackoffGrowsToItsMaximumAndStaysThere(t *testing.T) {
 	for _, c := range []struct{ initial, max time.Duration }{
-		{100 * time.Millisecond, 30 * time.Second}, {time.Minute, time.Hour}, {time.Hour, time.Minute},
-		{1, 1 << 62}, {1 << 61, 1<<63 - 1},
+		{100 * time.Millisecond, 30 * time.Second},
+		{time.Minute, time.Hour},
+		{time.Hour, time.Minute},
+		{1, 1 << 62},
+		{1 << 61, 1<<63 - 1},
 	} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			b := backoff{initial: c.initial, max: c.max}

@@ -49,17 +49,6 @@ func receive(t *testing.T, co *ferry.Consumer, want string) *ferry.Delivery {
 	return d
 }
 
-// acked are the tags that a connection acknowledged, one by one.
-func acked(s faultbroker.State, conn int) int {
-	n := 0
-	for _, x := range s.Settlements {
-		if x.Conn == conn {
-			n++
-		}
-	}
-	return n
-}
-
 // Tags begin at 1 again on each connection: an acknowledgement that came late
 // would be of another message.
 func TestAckAfterAReconnectIsStaleAndSendsNothing(t *testing.T) {
@@ -516,6 +505,135 @@ func TestFailbackLetsHandlersFinish(t *testing.T) {
 		time.Sleep(time.Minute)
 		if q := b.Snapshot().Queues["q"]; q != (faultbroker.Queue{Ready: 1}) {
 			t.Errorf("b has %+v, want the one that nobody had seen", q)
+		}
+	})
+}
+
+// What nobody has asked for is forgotten with its connection.
+func TestDeliveriesOfLostConnectionsDoNotPileUp(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.broker("a")
+		c := w.dial(url("a"), ferry.WithTopology(queues("q")))
+		enqueue(a, "q", "1", "2", "3")
+		co := w.consumer(c, ferry.ConsumerOptions{Queue: "q"})
+		for range 10 {
+			a.Cut()
+			time.Sleep(10 * time.Second)
+			a.CloseChannels(amqpwire.PreconditionFailed, "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out")
+			time.Sleep(10 * time.Second)
+		}
+		if s := co.Stats(); s.Waiting != 3 {
+			t.Errorf("%+v", s)
+		}
+		for _, body := range []string{"1", "2", "3"} {
+			_ = receive(t, co, body).Ack()
+		}
+	})
+}
+
+// A NoAck consumer that does not keep up holds up its connection, and no end: not
+// that of the consumer, of its connection, or of the client.
+func TestNoAckConsumerThatIsFullCanBeEnded(t *testing.T) {
+	for name, end := range map[string]func(context.Context, *faultbroker.Broker, *ferry.Client, *ferry.Consumer){
+		"consumer": func(ctx context.Context, _ *faultbroker.Broker, _ *ferry.Client, co *ferry.Consumer) {
+			_ = co.Close(ctx)
+		},
+		"client": func(ctx context.Context, _ *faultbroker.Broker, c *ferry.Client, _ *ferry.Consumer) { _ = c.Close(ctx) },
+		"connection": func(ctx context.Context, a *faultbroker.Broker, c *ferry.Client, _ *ferry.Consumer) {
+			a.Cut()
+			synctest.Wait()
+			_ = c.Close(ctx)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				a := w.broker("a")
+				c := w.dial(url("a"), ferry.WithTopology(queues("q")))
+				body := make([]byte, 64<<10)
+				for range 600 {
+					a.Enqueue("q", faultbroker.Message{Body: body})
+				}
+				co := w.consumer(c, ferry.ConsumerOptions{Queue: "q", NoAck: true})
+				synctest.Wait()
+				if n := co.Stats().Waiting; n < 200 || n > 300 {
+					t.Errorf("%d of 64 KiB wait", n)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				start := time.Now()
+				end(ctx, a, c, co)
+				within(t, "the end", start, 1100*time.Millisecond)
+				if name != "connection" {
+					if d, err := co.Receive(t.Context()); err != nil || len(d.Body) != len(body) {
+						t.Errorf("what was received before: %v", err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// All copies that come while one is handled wait for what becomes of it, also by
+// connections that came later.
+func TestDedupParksCopiesUntilTheFirstIsSettled(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.broker("a")
+		c := w.dial(url("a"), ferry.WithTopology(queues("q")))
+		a.Enqueue("q", identified("p-1", "1"), identified("p-1", "1"))
+		co := w.consumer(c, ferry.ConsumerOptions{Queue: "q", Dedup: 5})
+		first := receive(t, co, "1")
+		for range 3 {
+			a.Cut()
+			time.Sleep(5 * time.Second)
+		}
+		if s := co.Stats(); s.Received != 1 || s.Waiting != 2 {
+			t.Errorf("%+v", s)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if d, err := co.Receive(ctx); err == nil {
+			t.Errorf("received %v", d)
+		}
+		for range 2 { // a second time does nothing
+			if err := first.Ack(); !errors.Is(err, ferry.ErrStale) {
+				t.Error(err)
+			}
+		}
+		a.Enqueue("q", identified("p-1", "1"), identified("", "no id"), identified("", "no id"))
+		for range 2 {
+			_ = receive(t, co, "no id").Ack()
+		}
+		if err := co.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if q := a.Snapshot().Queues["q"]; q != (faultbroker.Queue{}) {
+			t.Errorf("%+v is left", q)
+		}
+	})
+}
+
+func TestPrefetchBounds(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.broker("a")
+		c := w.dial(url("a"), ferry.WithTopology(queues("q")))
+		for range 1000 {
+			enqueue(a, "q", "x")
+		}
+		for prefetch, want := range map[int]int{0: ferry.DefaultPrefetch, 1: 1, 7: 7, -1: 1000} {
+			co := w.consumer(c, ferry.ConsumerOptions{Queue: "q", Prefetch: prefetch})
+			synctest.Wait()
+			if n := co.Stats().Waiting; n != want {
+				t.Errorf("Prefetch %d: %d came", prefetch, n)
+			}
+			if err := co.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if q := a.Snapshot().Queues["q"]; q != (faultbroker.Queue{Ready: 1000}) {
+				t.Errorf("%+v", q)
+			}
+		}
+		if _, err := c.Consumer(t.Context(), ferry.ConsumerOptions{Queue: "q", Prefetch: 1 << 16}); err == nil {
+			t.Error("more than the protocol has room for")
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ferrymq/ferry"
@@ -201,4 +202,66 @@ func TestOutboxCallsBackLikeAPublisher(t *testing.T) {
 	if got := fb.Bodies("q"); len(got) != 101 {
 		t.Errorf("%d messages arrived", len(got))
 	}
+}
+
+// What is in flight when the connection is lost stays in the outbox: Close does
+// not wait for it.
+func TestCloseDoesNotWaitForAnOutboxThatLostItsConnection(t *testing.T) {
+	dir := t.TempDir()
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.broker("a", func(o *faultbroker.Options) { o.Faults.HoldConfirms = true })
+		c := w.dial(url("a"), ferry.WithTopology(queues("q")), ferry.WithOutbox(dir, 0))
+		put(t, c, bodies(0, 3))
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- c.Close(context.Background()) }()
+		time.Sleep(time.Second)
+		if len(closed) != 0 {
+			t.Error("Close did not wait for the confirms")
+		}
+		start := time.Now()
+		a.Down()
+		select {
+		case err := <-closed:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("Close waits for a connection that is gone")
+		}
+		within(t, "Close", start, 100*time.Millisecond)
+	})
+	fb := faultbroker.Start(t, faultbroker.Options{})
+	c := open(t, fb.URL(), dir, ferry.WithTopology(queues("q")))
+	defer shut(t, c)
+	p, err := c.Publisher(ferry.PublisherOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flushed := make(chan error, 3)
+	for range cap(flushed) { // several may wait
+		go func() { flushed <- p.Flush(t.Context()) }()
+	}
+	for range cap(flushed) {
+		if err := <-flushed; err != nil {
+			t.Error(err)
+		}
+	}
+	if got := fb.Bodies("q"); !slices.Equal(got, bodies(0, 3)) {
+		t.Errorf("%q", got)
+	}
+}
+
+// Dial that fails leaves the directory to the next.
+func TestDialThatFailsLetsGoOfTheOutbox(t *testing.T) {
+	dir := t.TempDir()
+	fb := faultbroker.Start(t, faultbroker.Options{})
+	bad := ferry.Topology{Queues: []ferry.Queue{{}}}
+	if _, err := ferry.Dial(t.Context(), fb.URL(), ferry.WithOutbox(dir, 0), ferry.WithTopology(bad)); err == nil {
+		t.Fatal("dialled")
+	}
+	if _, err := ferry.Dial(t.Context(), "stomp://localhost", ferry.WithOutbox(dir, 0)); err == nil {
+		t.Fatal("dialled")
+	}
+	shut(t, open(t, fb.URL(), dir))
 }
