@@ -87,8 +87,8 @@ func TestReceiveThatEndsLeavesTheDeliveryToAnother(t *testing.T) {
 			}()
 			synctest.Wait()
 			s.attach(nil)
-			end()
 			s.Deliver([]*link.Delivery{{Tag: 1}, {Tag: 2}})
+			end()
 			if err := <-got; err != nil {
 				t.Fatal(err)
 			}

@@ -3,6 +3,7 @@ package ferry_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -118,6 +119,33 @@ func TestNoAckConsumerEndsWhenItsHandlersDo(t *testing.T) {
 	})
 }
 
+// What waits behind a handler when the client is closed is not handled: nobody
+// would wait for it.
+func TestNoAckConsumerHandlesNothingMoreWhenTheClientIsClosed(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.broker("a")
+		c := w.dial(url("a"), ferry.WithTopology(queues("q")))
+		enqueue(a, "q", "1", "2", "3")
+		handled := 0
+		began := make(chan struct{}, 3)
+		result := consume(t.Context(), c, ferry.ConsumerOptions{Queue: "q", NoAck: true}, func(ctx context.Context, _ *ferry.Delivery) error {
+			handled++
+			began <- struct{}{}
+			time.Sleep(time.Second)
+			return ctx.Err()
+		})
+		<-began
+		start := time.Now()
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := <-result; !errors.Is(err, ferry.ErrClosed) || handled != 1 {
+			t.Errorf("%v, %d handled", err, handled)
+		}
+		within(t, "Close", start, time.Second)
+	})
+}
+
 // Without acknowledgements the message does not come again: its handler goes on.
 func TestNoAckHandlerGoesOnWhenTheConnectionIsLost(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
@@ -219,7 +247,7 @@ func TestDeliveriesEndAsLostWhenTheConnectionIsLeft(t *testing.T) {
 func TestHandlerThatPanicsEndsTheProgramAndLosesNothing(t *testing.T) {
 	const variable = "FERRY_TEST_PANIC_URL"
 	if u := os.Getenv(variable); u != "" {
-		c, err := ferry.Dial(t.Context(), u)
+		c, err := ferry.Dial(t.Context(), u, ferry.WithTracer(printer{}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,12 +261,19 @@ func TestHandlerThatPanicsEndsTheProgramAndLosesNothing(t *testing.T) {
 	program := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	program.Env = append(os.Environ(), variable+"="+fb.URL())
 	out, err := program.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "panic: a fault of the handler") {
+	if err == nil || !strings.Contains(string(out), "panic: a fault of the handler") || !strings.Contains(string(out), "traced: ferry: the handler panicked") {
 		t.Errorf("%v: %s", err, out)
 	}
 	if err := fb.Wait(t.Context(), func(s faultbroker.State) bool { return s.Queues["q"] == faultbroker.Queue{Ready: 1} }); err != nil {
 		t.Error(err)
 	}
+}
+
+// printer tells on standard output how handlers ended.
+type printer struct{}
+
+func (printer) Start(ctx context.Context, _ ferry.Operation, _ *ferry.Message) (context.Context, func(error)) {
+	return ctx, func(err error) { fmt.Println("traced:", err) }
 }
 
 // endings records how a tracer was told that handlers ended.

@@ -57,6 +57,7 @@ func TestRefusedPartOfTheTopologyDoesNotHoldUpTheRest(t *testing.T) {
 		topology.Queues = append(topology.Queues, ferry.Queue{Name: "r"})
 		c := w.dial(url("a"), ferry.WithTopology(topology))
 		publish(t, c, "r", "x")
+		synctest.Wait()
 		refused := w.happened(ferry.TopologyRefused)
 		if len(refused) != 2 || !errors.Is(refused[0].Err, ferry.ErrNotFound) || !strings.Contains(refused[0].Err.Error(), "nowhere") {
 			t.Errorf("%v", refused)
@@ -73,6 +74,7 @@ func TestRefusedPartOfTheTopologyDoesNotHoldUpTheRest(t *testing.T) {
 		}
 		a.Cut()
 		publish(t, c, "q", "y")
+		synctest.Wait()
 		if n := len(w.happened(ferry.TopologyRefused)); n != 4 {
 			t.Errorf("%d refusals", n)
 		}
