@@ -4,6 +4,7 @@ package loadtest
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ const (
 	drainEvery = 20 * time.Millisecond
 	// goodbye bounds how long is taken to delete queues and to close.
 	goodbye = 5 * time.Second
+	// minRate is a message in a little less than 12 days.
+	minRate = 1e-6
 )
 
 // Options say what a load is. Without a count and a duration it lasts until its
@@ -93,8 +96,8 @@ func (o *Options) Check() error {
 		return errors.New("without producers and consumers there is nothing to do")
 	case o.Queue == "":
 		return errors.New("a queue is needed")
-	case o.Rate < 0:
-		return fmt.Errorf("rate: %g is less than none", o.Rate)
+	case o.Rate != 0 && !(o.Rate >= minRate && o.Rate <= math.MaxFloat64):
+		return fmt.Errorf("rate: %g is no number of messages a second", o.Rate)
 	case o.Exchange == "" && o.Kind != "":
 		return errors.New("a type is of an exchange, and none is given")
 	}

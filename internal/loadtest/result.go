@@ -40,6 +40,9 @@ type Result struct {
 	Stopped string `json:"stopped,omitempty"`
 	Err     error  `json:"-"`
 
+	// Refusal is why the first message was refused, nil if none was.
+	Refusal error `json:"-"`
+
 	confirm, endToEnd *hdrhistogram.Histogram // for the plot
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ferrymq/ferry"
@@ -23,7 +24,8 @@ type load struct {
 	clients    []*ferry.Client // of producers, then of consumers
 	publishers []*ferry.Publisher
 	consumers  []*ferry.Consumer
-	meters     []*meter // of producers, then of consumers
+	meters     []*meter              // of producers, then of consumers
+	refusal    atomic.Pointer[error] // why the first was refused
 }
 
 // Run puts the load on and reports, when all counts are reached, or the duration
@@ -188,6 +190,9 @@ func (l *load) run(ctx context.Context) *Result {
 	reported()
 	reporter.Wait()
 	r := b.result(l.o)
+	if why := l.refusal.Load(); why != nil {
+		r.Refusal = *why
+	}
 	r.Broker = host(l.clients[0].Status().Publish.Endpoint)
 	if why != nil {
 		r.Err, r.Stopped = why, why.Error()
@@ -291,7 +296,13 @@ func (l *load) send(ctx context.Context, m *meter, p *ferry.Publisher, start tim
 		}
 		var done func(ferry.Result)
 		if !noConfirm {
-			done = func(r ferry.Result) { m.settled(outcomeOf(r.Err), due, time.Now()) }
+			done = func(r ferry.Result) {
+				o := outcomeOf(r.Err)
+				if o == refused {
+					l.refusal.CompareAndSwap(nil, &r.Err)
+				}
+				m.settled(o, due, time.Now())
+			}
 		}
 		if err := p.Submit(ctx, ferry.Message{Body: bodies.make(due), Transient: l.o.Transient}, done); err != nil {
 			if ctx.Err() != nil {

@@ -26,6 +26,9 @@ type Report struct {
 	Stopped string `json:"stopped,omitempty"`
 	Err     error  `json:"-"`
 
+	// Refusal is why the first message was refused, nil if none was.
+	Refusal error `json:"-"`
+
 	// Deaf says that receiving ended before its time: what counts as lost may
 	// still be in the queue.
 	Deaf bool `json:"deaf,omitempty"`

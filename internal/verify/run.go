@@ -32,9 +32,10 @@ type run struct {
 	publishers []*ferry.Publisher
 	consumers  []*ferry.Consumer
 
-	moved    chan struct{} // one slot: an outcome or a delivery came
-	progress atomic.Int64  // when the latest outcome or first arrival came, since start
-	arrival  atomic.Int64  // when the latest delivery came
+	refusal  atomic.Pointer[error] // why the first was refused
+	moved    chan struct{}         // one slot: an outcome or a delivery came
+	progress atomic.Int64          // when the latest outcome or first arrival came, since start
+	arrival  atomic.Int64          // when the latest delivery came
 }
 
 // Run does one run: it declares the queue, sends and receives until the count,
@@ -228,6 +229,7 @@ func (r *run) outcome(producer int, sequence uint64, err error) {
 	switch {
 	case errors.Is(err, ferry.ErrRefused):
 		o = refused
+		r.refusal.CompareAndSwap(nil, &err)
 	case err != nil:
 		o = unknown
 	}
@@ -340,6 +342,9 @@ func (r *run) report() *Report {
 		Failovers:      uint64(max(0, r.publishing.Status().Publish.Connects-1)),
 		Seconds:        time.Since(r.start).Seconds(),
 		Missing:        r.ledger.missing(maxMissing),
+	}
+	if why := r.refusal.Load(); why != nil {
+		report.Refusal = *why
 	}
 	for _, co := range r.consumers {
 		report.Dropped += co.Stats().Duplicates

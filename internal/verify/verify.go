@@ -9,6 +9,7 @@ package verify
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/ferrymq/ferry"
@@ -29,6 +30,8 @@ const (
 	quiet = 300 * time.Millisecond
 	// goodbye bounds how long is taken to delete the queue and to close.
 	goodbye = 5 * time.Second
+	// minRate is a message in a little less than 12 days.
+	minRate = 1e-6
 )
 
 // Options say what a run does. Without Count and Duration it lasts until its
@@ -107,8 +110,8 @@ func (o *Options) Check() error {
 		return errors.New("a queue is needed")
 	case o.Size < MinSize:
 		return fmt.Errorf("size: a body that can be checked has at least %d bytes, not %d", MinSize, o.Size)
-	case o.Rate < 0:
-		return fmt.Errorf("rate: %g is less than none", o.Rate)
+	case o.Rate != 0 && !(o.Rate >= minRate && o.Rate <= math.MaxFloat64):
+		return fmt.Errorf("rate: %g is no number of messages a second", o.Rate)
 	case o.Count > 0 && o.Count < uint64(o.Producers):
 		return fmt.Errorf("count: %d messages are too few for %d producers", o.Count, o.Producers)
 	}
