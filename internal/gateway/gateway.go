@@ -264,7 +264,7 @@ func (h *Handler) publish(ctx context.Context, queue string, m ferry.Message) *p
 // problem is what is answered when a message is not confirmed. published says
 // that the error is of the message, not of its queue's declaration.
 func (h *Handler) problem(err error, published bool) *problem {
-	p := &problem{Error: err.Error()}
+	p := &problem{Error: words(err)}
 	timeout := errors.Is(err, context.DeadlineExceeded)
 	switch {
 	case errors.Is(err, ferry.ErrNotSent), !published && (timeout || errors.Is(err, ferry.ErrUnknown)),
@@ -275,7 +275,7 @@ func (h *Handler) problem(err error, published bool) *problem {
 		}
 	case errors.Is(err, ferry.ErrUnknown), timeout, errors.Is(err, ferry.ErrConnectionLost):
 		p.status, p.Outcome = http.StatusServiceUnavailable, "unknown"
-		p.Error = fmt.Sprintf("not confirmed within %v; it may be in the queue all the same: %v", h.config.Timeout, err)
+		p.Error = fmt.Sprintf("not confirmed within %v; it may be in the queue all the same: %s", h.config.Timeout, words(err))
 	case errors.Is(err, ferry.ErrAccessRefused), errors.Is(err, ferry.ErrLocked), errors.Is(err, errTooManyQueues):
 		p.status, p.Outcome = http.StatusForbidden, "refused"
 	case errors.Is(err, ferry.ErrNotFound), errors.Is(err, ferry.ErrUnroutable):

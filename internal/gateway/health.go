@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ func (h *health) report() healthReport {
 		r.Since = &since
 	}
 	if h.err != nil {
-		r.Error = h.err.Error()
+		r.Error = words(h.err)
 	}
 	return r
 }
@@ -105,6 +106,16 @@ func (h *health) reason() string {
 		return because("the broker takes no messages for now", r.Error)
 	}
 	return because("no broker is reachable", r.Error)
+}
+
+// words is the text of an error of the client, without its package's name and
+// without what the gateway itself says.
+func words(err error) string {
+	text := err.Error()
+	for _, said := range []error{ferry.ErrNoBroker, ferry.ErrConnectionLost} {
+		text = strings.ReplaceAll(text, said.Error()+": ", "")
+	}
+	return strings.ReplaceAll(strings.TrimPrefix(text, "ferry: "), ": ferry: ", ": ")
 }
 
 func because(text, reason string) string {
