@@ -60,7 +60,7 @@ kept a second's messages waiting. Messages below 16 bytes are not timed.
   # fill a queue with a million messages, then drain it
   ferry bench --queue backlog --keep -y 0 -C 1000000
   ferry bench --queue backlog -x 0 -D 1000000`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := b.complete(sys); err != nil {
 				return err
@@ -197,7 +197,7 @@ func (b *benchmark) run(ctx context.Context, sys System) (err error) {
 	case result.Unknown > 0:
 		return &failure{code: exitLeft, err: fmt.Errorf("%d messages were not confirmed", result.Unknown)}
 	case result.Refused > 0:
-		return &failure{code: exitRefused, err: fmt.Errorf("%d messages were refused", result.Refused)}
+		return refusedFailure(result.Refused, result.Refusal)
 	}
 	return nil
 }

@@ -135,6 +135,11 @@ of them dies.`,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var invalid *pflag.InvalidValueError
+		if errors.As(err, &invalid) {
+			f := invalid.GetFlag()
+			return fmt.Errorf("--%s: %w", f.Name, valueFault(f, invalid.GetValue(), errors.Unwrap(invalid)))
+		}
 		var unknown *pflag.NotExistError
 		if !errors.As(err, &unknown) || len(unknown.GetSpecifiedName()) < 2 {
 			return err
@@ -147,23 +152,56 @@ of them dies.`,
 	return root
 }
 
+// valueFault says what is wrong with a flag's value; err is what the flag says.
+func valueFault(f *pflag.Flag, value string, err error) error {
+	var wanted string
+	switch f.Value.Type() {
+	case "int":
+		wanted = "a whole number"
+	case "uint", "uint64":
+		wanted = "a whole number of at least 0"
+	case "uint8":
+		wanted = "a whole number from 0 to 255"
+	case "float64":
+		wanted = "a number"
+	case "bool":
+		return fmt.Errorf("%q is neither true nor false", value)
+	case "duration":
+		wanted = "a duration, such as 500ms or 1m30s"
+	default:
+		return err
+	}
+	return fmt.Errorf("%q is not %s", value, wanted)
+}
+
 // fromEnvironment gives flags that were not given the values of their
 // environment variables.
 func fromEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
 	var wrong faults
 	flags.VisitAll(func(f *pflag.Flag) {
 		v := getenv(environmentName(f.Name))
+		if ofMessages[environmentName(f.Name)] {
+			return
+		}
 		if f.Changed || v == "" || f.Name == "help" || f.Annotations[ownEnvironment] != nil {
 			return
 		}
 		if err := f.Value.Set(v); err != nil {
-			wrong = append(wrong, fmt.Errorf("$%s: %w", environmentName(f.Name), err))
+			wrong = append(wrong, fmt.Errorf("$%s: %w", environmentName(f.Name), valueFault(f, v, err)))
 		}
 	})
 	if len(wrong) > 0 {
 		return &wrong
 	}
 	return nil
+}
+
+// ofMessages are variables that tell a command of --exec about its message. They
+// are no flags: that command may well be a ferry, and --key is not the key that a
+// message had which it handles.
+var ofMessages = map[string]bool{
+	"FERRY_EXCHANGE": true, "FERRY_KEY": true, "FERRY_ID": true, "FERRY_REDELIVERED": true, "FERRY_CONTENT_TYPE": true,
+	"FERRY_CORRELATION_ID": true, "FERRY_REPLY_TO": true, "FERRY_MESSAGE_ID": true, "FERRY_TYPE": true, "FERRY_TIMESTAMP": true,
 }
 
 // ownEnvironment marks a flag whose command looks at the environment itself.

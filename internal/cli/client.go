@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/ferrymq/ferry/internal/endpoint"
@@ -36,7 +37,11 @@ func exitCodesHelp(left string) string {
 const connectionHelp = `The brokers are those of --url, else of $FERRY_URL, $AMQP_URL or $RABBITMQ_URL,
 else of $RABBIT_HOST, $RABBIT_PORT, $RABBIT_USERNAME and $RABBIT_PASSWORD, else
 amqp://guest:guest@localhost:5672/. If there are several, they are tried in
-turn, and the next one is used when a connection is lost.`
+turn, and the next one is used when a connection is lost.
+
+Flags can be given as environment variables, too: --quiet is $FERRY_QUIET. Those
+of a message (--exchange, --key, --type, and so on) cannot, because the commands
+of 'ferry receive --exec' have what their message has in such variables.`
 
 // clientFlags are the flags that all client commands have.
 type clientFlags struct {
@@ -76,6 +81,29 @@ func brokerURL(given []string, getenv func(string) string) (string, error) {
 	}
 	_, err := endpoint.Parse(all)
 	return all, err
+}
+
+// maxName is the most bytes of a name, and of a property that is a text: AMQP 0-9-1
+// §4.2.5.3, a short string.
+const maxName = 255
+
+// tooLongNames finds the flags whose values no broker takes.
+func tooLongNames(flags *pflag.FlagSet, names ...string) []error {
+	var wrong []error
+	for _, name := range names {
+		if n := len(flags.Lookup(name).Value.String()); n > maxName {
+			wrong = append(wrong, fmt.Errorf("--%s: it has %d bytes; at most %d are possible", name, n, maxName))
+		}
+	}
+	return wrong
+}
+
+// noArguments is of commands that take none.
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%q is too much: this command takes flags only", args[0])
 }
 
 // queueFlags are of commands that declare a queue.

@@ -45,12 +45,21 @@ func clientFailed(err error) error {
 // program's too, and without words that one who was never connected wonders at.
 type clientError struct{ error }
 
-func (p clientError) Error() string {
-	return strings.NewReplacer(
+func (p clientError) Error() string { return inPlainWords(p.error) }
+
+// inPlainWords is the text of an error of the client.
+func inPlainWords(err error) string {
+	text := strings.NewReplacer(
 		": "+ferry.ErrConnectionLost.Error()+": connecting", ": connecting",
+		": "+ferry.ErrConnectionLost.Error()+": waiting", ": waiting",
 		": ferry: ", ": ",
+		"(ferry: ", "(",
 		"\n", "; ",
-	).Replace(strings.TrimPrefix(p.error.Error(), "ferry: "))
+	).Replace(strings.TrimPrefix(err.Error(), "ferry: "))
+	if errors.Is(err, ferry.ErrNoBroker) && notLetIn(err) {
+		text = strings.Replace(text, "no broker is reachable", "no broker lets this client in", 1)
+	}
+	return text
 }
 
 func (p clientError) Unwrap() error { return p.error }
@@ -61,12 +70,31 @@ func exitCode(err error) int {
 	case errors.As(err, &left), errors.Is(err, ferry.ErrUnknown), errors.Is(err, ferry.ErrNotSent):
 		return exitLeft
 	case errors.Is(err, ferry.ErrNoBroker):
+		if notLetIn(err) {
+			return exitRefused
+		}
 		return exitNoBroker
 	case errors.Is(err, ferry.ErrRefused), errors.Is(err, ferry.ErrAccessRefused), errors.Is(err, ferry.ErrNotFound),
 		errors.Is(err, ferry.ErrPrecondition), errors.Is(err, ferry.ErrLocked):
 		return exitRefused
 	}
 	return exitFailed
+}
+
+// refusedFailure is of a command some of whose messages were refused; why is why
+// the first was.
+func refusedFailure(n uint64, why error) error {
+	text := ""
+	if why != nil {
+		text = ": " + inPlainWords(why)
+	}
+	return &failure{code: exitRefused, err: fmt.Errorf("%d messages were refused%s", n, text)}
+}
+
+// notLetIn says that a broker was reached, which refused the login or does not
+// know the virtual host.
+func notLetIn(err error) bool {
+	return errors.Is(err, ferry.ErrAccessRefused) || errors.Is(err, ferry.ErrNotFound)
 }
 
 // An eventPrinter tells a person what becomes of a client's connections. Its
@@ -116,6 +144,9 @@ func (p *eventPrinter) line(e ferry.Event) string {
 			return ""
 		}
 		lost.told = e.Time
+		if notLetIn(e.Err) {
+			return fmt.Sprintf("%s: no broker lets this client in, trying again%s", e.Connection, because(e.Err))
+		}
 		return fmt.Sprintf("%s: no broker is reachable, trying again%s", e.Connection, because(e.Err))
 	case ferry.Blocked:
 		return fmt.Sprintf("%s: %s takes no messages for now%s", e.Connection, e.Endpoint, because(e.Err))

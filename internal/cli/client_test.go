@@ -58,7 +58,8 @@ func TestExitCodesOfClients(t *testing.T) {
 		code int
 	}{
 		{errors.New("something else"), exitFailed},
-		{fmt.Errorf("%w: %w", ferry.ErrNoBroker, ferry.ErrAccessRefused), exitNoBroker},
+		{fmt.Errorf("%w: %w", ferry.ErrNoBroker, ferry.ErrAccessRefused), exitRefused},
+		{fmt.Errorf("%w: dial: connection refused", ferry.ErrNoBroker), exitNoBroker},
 		{ferry.ErrAccessRefused, exitRefused},
 		{fmt.Errorf("%w: %w", ferry.ErrRefused, ferry.ErrUnroutable), exitRefused},
 		{ferry.ErrPrecondition, exitRefused},

@@ -22,6 +22,7 @@ const (
 	bodyTimeout   = 60 * time.Second // of 16 MiB: 280 kB a second
 	idleTimeout   = 2 * time.Minute
 	answerTimeout = 10 * time.Second
+	defaultAnswer = 5 * time.Second // for a message to be confirmed
 
 	// redialPause is how long a client that has given up is left alone: all
 	// brokers have refused the login several times.
@@ -63,7 +64,7 @@ Queues that are not there are declared, durable.
 
   # somewhere else
   ferry gateway --listen 127.0.0.1:8080 -u amqp://a,amqp://b`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var wrong faults
 			var addr string
@@ -88,7 +89,8 @@ Queues that are not there are declared, durable.
 	f.SortFlags = false
 	g.add(f)
 	f.StringVar(&g.listen, "listen", ":80", "listen for HTTP on this `ADDR`")
-	f.DurationVar(&g.timeout, "timeout", 5*time.Second, "answer 503 when a message is not confirmed within so long")
+	g.timeout = defaultAnswer
+	f.Var((*durationFlag)(&g.timeout), "timeout", "answer 503 when a message is not confirmed within so long: seconds, or as in 1m30s")
 	f.BoolVar(&g.persistent, "persistent", true, "messages survive a restart of the broker")
 	return cmd
 }
@@ -174,6 +176,14 @@ func (g *gatewaying) keepClient(ctx context.Context, sys System, h *gateway.Hand
 	}
 }
 
+// words is an error as the log says it, nil of none.
+func words(err error) any {
+	if err == nil {
+		return nil
+	}
+	return inPlainWords(err)
+}
+
 // tell logs what becomes of the connections.
 func (g *gatewaying) tell(log *slog.Logger, e ferry.Event) {
 	if g.quiet {
@@ -183,8 +193,8 @@ func (g *gatewaying) tell(log *slog.Logger, e ferry.Event) {
 	case ferry.Connected, ferry.Unblocked, ferry.FailedBack:
 		log.Info(e.Kind.String(), "broker", e.Endpoint)
 	case ferry.Disconnected, ferry.Blocked, ferry.TopologyRefused:
-		log.Warn(e.Kind.String(), "broker", e.Endpoint, "error", e.Err)
+		log.Warn(e.Kind.String(), "broker", e.Endpoint, "error", words(e.Err))
 	case ferry.Retrying:
-		log.Warn("no broker is reachable", "pause", e.Delay.Round(time.Millisecond), "error", e.Err)
+		log.Warn("no broker is reachable", "pause", e.Delay.Round(time.Millisecond), "error", words(e.Err))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"time"
@@ -20,7 +21,10 @@ const (
 	startTimeout = 5 * time.Second // for all that comes before the first message
 )
 
-var errStart = errors.New("it took too long")
+var (
+	errStart = errors.New("it took too long")
+	errRound = errors.New("the messages would go round: --from and --to are the same broker, and the queue is the same")
+)
 
 // A moving is what `ferry move` is told.
 type moving struct {
@@ -70,7 +74,7 @@ for 5 seconds, or for --timeout if that is longer.
 
   # at most a hundred, through an exchange, each with its own key
   ferry move --from amqp://localhost --to amqp://localhost -q parked --to-exchange events -n 100`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := m.check(cmd.Flags()); err != nil {
 				return err
@@ -87,7 +91,8 @@ for 5 seconds, or for --timeout if that is longer.
 	f.StringVar(&m.toExchange, "to-exchange", "", "to this `EXCHANGE`")
 	f.StringVar(&m.toKey, "to-key", "", "with this `KEY`; without it, each message with the key it has")
 	f.IntVarP(&m.count, "count", "n", 0, "move at most so many messages; 0 is all")
-	f.DurationVar(&m.timeout, "timeout", defaultIdle, "end when none came for so long")
+	m.timeout = defaultIdle
+	f.Var((*durationFlag)(&m.timeout), "timeout", "end when none came for so long: seconds, or as in 1m30s")
 	f.IntVar(&m.window, "prefetch", 500, "so many messages are on their way at a time")
 	f.BoolVar(&m.keepIDs, "keep-ids", false, "leave the ids of Ferry's as they are")
 	f.BoolVar(&m.noDeclare, "no-declare", false, "do not declare the queue at the target")
@@ -101,7 +106,7 @@ func (m *moving) check(flags *pflag.FlagSet) error {
 		wrong = append(wrong, errors.New("from where to where? Give --from URL and --to URL"))
 	}
 	if m.toExchange == "" && (m.toQueue == "" || m.toQueue == m.queue) && slices.Equal(m.from, m.to) && len(m.from) > 0 {
-		wrong = append(wrong, errors.New("the messages would go round: --from and --to are the same, and so is the queue"))
+		wrong = append(wrong, errRound)
 	}
 	if m.queue == "" {
 		wrong = append(wrong, errors.New("which messages? Give a queue with -q"))
@@ -112,6 +117,7 @@ func (m *moving) check(flags *pflag.FlagSet) error {
 	if m.toKey != "" && m.toExchange == "" {
 		wrong = append(wrong, errors.New("--to-key goes with --to-exchange"))
 	}
+	wrong = append(wrong, tooLongNames(flags, "queue", "to-queue", "to-exchange", "to-key")...)
 	if m.count < 0 {
 		wrong = append(wrong, fmt.Errorf("--count: %d is not a number of messages", m.count))
 	}
@@ -136,12 +142,12 @@ func (m *moving) check(flags *pflag.FlagSet) error {
 func (m *moving) run(ctx context.Context, sys System) error {
 	starting, cancel := context.WithTimeoutCause(ctx, max(m.timeout, startTimeout), errStart)
 	defer cancel()
-	source, err := m.connect(starting, sys, m.from)
+	source, err := m.connect(starting, sys, "source", m.from)
 	if err != nil {
 		return err
 	}
 	defer closeClient(source) //nolint:errcheck // nothing is published there
-	target, err := m.connect(starting, sys, m.to)
+	target, err := m.connect(starting, sys, "target", m.to)
 	if err != nil {
 		return err
 	}
@@ -154,6 +160,9 @@ func (m *moving) run(ctx context.Context, sys System) error {
 		if err := ensureQueue(starting, target, m.toQueue); err != nil {
 			return leftBehind(starting, clientFailed(fmt.Errorf("the target's queue %q: %w", m.toQueue, err)))
 		}
+	}
+	if m.toQueue == m.queue && sameBroker(starting, source, target) {
+		return &failure{err: errRound, code: exitUsage}
 	}
 	window := m.window
 	if m.count > 0 {
@@ -192,10 +201,31 @@ func (m *moving) run(ctx context.Context, sys System) error {
 	return err
 }
 
+// sameBroker says whether two clients use one broker, or one cluster, whatever its
+// name is in their URLs: a queue that belongs to a connection of the one is known
+// there to the other. If that cannot be found out they do not.
+func sameBroker(ctx context.Context, a, b *ferry.Client) bool {
+	name := fmt.Sprintf("ferry-move-%016x", rand.Uint64())
+	if err := a.Declare(ctx, ferry.Topology{Queues: []ferry.Queue{{Name: name, Transient: true, Exclusive: true}}}); err != nil {
+		return false
+	}
+	_, err := b.Inspect(ctx, name)
+	_, _ = a.DeleteQueue(ctx, name) // else it goes with its connection
+	return err == nil || errors.Is(err, ferry.ErrLocked)
+}
+
 // connect tries for as long as ctx lasts.
-func (m *moving) connect(ctx context.Context, sys System, urls []string) (*ferry.Client, error) {
-	flags := clientFlags{urls: urls, quiet: m.quiet}
-	client, err := flags.dial(ctx, sys, "ferry move", ferry.WithInitialRetry())
+func (m *moving) connect(ctx context.Context, sys System, side string, urls []string) (*ferry.Client, error) {
+	flags := clientFlags{urls: urls, quiet: true} // it has a printer of its own
+	options := []ferry.Option{ferry.WithInitialRetry()}
+	if !m.quiet {
+		printer := &eventPrinter{w: sys.Stderr}
+		options = append(options, ferry.WithEvents(func(e ferry.Event) {
+			e.Connection = side + " " + e.Connection
+			printer.print(e)
+		}))
+	}
+	client, err := flags.dial(ctx, sys, "ferry move", options...)
 	if err != nil {
 		return nil, neverConnected(ctx, err)
 	}

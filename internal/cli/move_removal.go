@@ -51,7 +51,7 @@ func (k *kept) add(err error) {
 	if k.reasons == nil {
 		k.reasons = map[string]int{}
 	}
-	k.reasons[err.Error()]++
+	k.reasons[inPlainWords(err)]++
 }
 
 // run returns when the queue is empty, as many were moved as were to be, or ctx

@@ -81,7 +81,7 @@ comes again.
 
   # four commands at a time
   ferry receive -q mails --exec ./send-mail --concurrency 4`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := r.check(cmd.Flags()); err != nil {
 				return err
@@ -95,7 +95,7 @@ comes again.
 	f.StringVarP(&r.queue, "queue", "q", "", "receive from this `QUEUE`")
 	f.StringArrayVar(&r.bind, "bind", nil, "bind the queue to `EXCHANGE:KEY` first; without --queue it is one of this command's own")
 	f.IntVarP(&r.count, "count", "n", 0, "end after so many messages; 0 is never")
-	f.DurationVar(&r.timeout, "timeout", 0, "end when none came for so long; 0 is never")
+	f.Var((*durationFlag)(&r.timeout), "timeout", "end when none came for so long: seconds, or as in 1m30s; 0 is never")
 	f.BoolVar(&r.json, "json", false, "print each message as a JSON object, with all its properties")
 	f.StringVar(&r.exec, "exec", "", "have this `COMMAND` of the shell handle each message")
 	f.IntVar(&r.concurrency, "concurrency", 1, "so many commands of --exec at a time")
@@ -111,6 +111,7 @@ func (r *receiving) check(flags *pflag.FlagSet) error {
 	if r.queue == "" && len(r.bind) == 0 {
 		wrong = append(wrong, errors.New("from where? Give a queue with -q, or an exchange with --bind"))
 	}
+	wrong = append(wrong, tooLongNames(flags, "queue")...)
 	for _, b := range r.bind {
 		if exchange, _, ok := strings.Cut(b, ":"); !ok || exchange == "" {
 			wrong = append(wrong, fmt.Errorf("--bind: %q is not EXCHANGE:KEY", b))

@@ -135,7 +135,7 @@ func parseJSON(line []byte, persistent bool) (ferry.Message, error) {
 	d.UseNumber()
 	var j *messageJSON
 	if err := d.Decode(&j); err != nil {
-		return ferry.Message{}, fmt.Errorf("this is not a message as JSON: %w", err)
+		return ferry.Message{}, fmt.Errorf("this is not a message as JSON: %w", jsonFault(err))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return ferry.Message{}, errors.New("there is more than one JSON object on the line")
@@ -144,6 +144,22 @@ func parseJSON(line []byte, persistent bool) (ferry.Message, error) {
 		return ferry.Message{}, errors.New("this is not a message as JSON: an object is expected")
 	}
 	return j.message(persistent)
+}
+
+// jsonFault says in the words of JSON what encoding/json says in those of Go.
+func jsonFault(err error) error {
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong) && wrong.Field == "":
+		return fmt.Errorf("%s is there, an object is expected", wrong.Value)
+	case errors.As(err, &wrong):
+		return fmt.Errorf("%s: %s does not fit there", wrong.Field, wrong.Value)
+	case errors.Is(err, io.EOF):
+		return errors.New("the line is empty")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("it ends in the middle")
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }
 
 func (j *messageJSON) message(persistent bool) (ferry.Message, error) {

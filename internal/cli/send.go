@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/ferrymq/ferry"
 )
@@ -67,7 +69,7 @@ stored once by a broker of Ferry's. Without --timeout it keeps trying.
   ferry receive -q orders --json --timeout 1s | ferry send -q archive --json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s.message.given = func(flag string) bool { return cmd.Flags().Changed(flag) }
-			if err := s.check(args); err != nil {
+			if err := s.check(cmd.Flags(), args); err != nil {
 				return err
 			}
 			return s.run(cmd.Context(), sys, args)
@@ -82,12 +84,12 @@ stored once by a broker of Ferry's. Without --timeout it keeps trying.
 	f.IntVarP(&s.count, "count", "n", 1, "send each message so many times")
 	f.Float64Var(&s.rate, "rate", 0, "messages a second, 0 for as fast as it goes")
 	f.BoolVar(&s.noDeclare, "no-declare", false, "do not declare the queue")
-	f.DurationVar(&s.timeout, "timeout", 0, "give up after so long; 0 is never")
+	f.Var((*durationFlag)(&s.timeout), "timeout", "give up after so long: seconds, or as in 1m30s; 0 is never")
 	f.StringVar(&s.outbox, "outbox", "", "keep messages in this `DIR` while no broker is up, and send them at the next start if it does not come back")
 	return cmd
 }
 
-func (s *sending) check(args []string) error {
+func (s *sending) check(flags *pflag.FlagSet, args []string) error {
 	var wrong faults
 	toExchange := s.message.given("exchange")
 	switch {
@@ -99,12 +101,14 @@ func (s *sending) check(args []string) error {
 	if s.count < 1 {
 		wrong = append(wrong, fmt.Errorf("--count: %d is not a number of times", s.count))
 	}
-	if s.rate < 0 {
+	if !isRate(s.rate) {
 		wrong = append(wrong, fmt.Errorf("--rate: %v is not a rate", s.rate))
 	}
 	if s.timeout < 0 {
 		wrong = append(wrong, fmt.Errorf("--timeout: %v is not a time to wait", s.timeout))
 	}
+	wrong = append(wrong, tooLongNames(flags, "queue", "exchange", "key", "content-type", "content-encoding",
+		"correlation-id", "reply-to", "message-id", "type", "app-id")...)
 	wrong = append(wrong, s.message.check()...)
 	wrong = append(wrong, s.input.check(args)...)
 	if len(wrong) > 0 {
@@ -243,7 +247,11 @@ func ensureQueue(ctx context.Context, c *ferry.Client, name string) error {
 // code.
 func neverConnected(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return &failure{err: err, code: exitNoBroker}
+		code := exitNoBroker
+		if notLetIn(err) {
+			code = exitRefused
+		}
+		return &failure{err: err, code: code}
 	}
 	return err
 }
@@ -269,6 +277,12 @@ type pace struct {
 	every time.Duration // 0: no bound
 	next  time.Time
 }
+
+// isRate says whether there can be so many messages a second, 0 for no bound.
+func isRate(rate float64) bool { return rate == 0 || rate >= minRate && !math.IsInf(rate, 1) }
+
+// minRate is a message in a little less than 12 days.
+const minRate = 1e-6
 
 // maxBehind is how much is made up for when it went slower for a while.
 const maxBehind = time.Second

@@ -16,6 +16,10 @@ import (
 // takes.
 const maxMessage = 16 << 20
 
+// maxJSON is the most bytes of a message as JSON: of a body each byte may be one
+// of six, as in \u0000, and headers come to it.
+const maxJSON = 6*maxMessage + 1<<20
+
 // inputFlags say where messages come from.
 type inputFlags struct {
 	files  []string
@@ -50,7 +54,7 @@ func (i *inputFlags) messages(ctx context.Context, stdin io.Reader, args []strin
 			if in.n == len(i.files) {
 				return nil, io.EOF
 			}
-			return readWhole(i.files[in.n], stdin)
+			return apartFrom(ctx, func() ([]byte, error) { return readWhole(i.files[in.n], stdin) })
 		}
 	case len(args) > 0:
 		in.one = "message"
@@ -66,11 +70,15 @@ func (i *inputFlags) messages(ctx context.Context, stdin io.Reader, args []strin
 			if in.n == 1 {
 				return nil, io.EOF
 			}
-			return readAll(stdin)
+			return apartFrom(ctx, func() ([]byte, error) { return readAll(stdin) })
 		}
 	default:
 		in.one = "line"
-		in.read = readAhead(ctx, stdin)
+		most := maxMessage
+		if i.json {
+			most = maxJSON
+		}
+		in.read = readAhead(ctx, stdin, most)
 	}
 	return in
 }
@@ -101,7 +109,9 @@ func (in *input) next(ctx context.Context) ([]byte, error) {
 // where names what was read last.
 func (in *input) where() string { return fmt.Sprintf("%s %d", in.one, in.n) }
 
-var errTooLong = fmt.Errorf("it has more than %d bytes; a broker takes no more", maxMessage)
+var errTooLong = errors.New("a broker takes no more")
+
+func tooLong(most int) error { return fmt.Errorf("it has more than %d bytes; %w", most, errTooLong) }
 
 // readWhole reads a file that is one message.
 func readWhole(name string, stdin io.Reader) ([]byte, error) {
@@ -119,14 +129,33 @@ func readWhole(name string, stdin io.Reader) ([]byte, error) {
 func readAll(r io.Reader) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxMessage+1))
 	if err == nil && len(text) > maxMessage {
-		return nil, errTooLong
+		return nil, tooLong(maxMessage)
 	}
 	return text, err
 }
 
+// apartFrom reads on a goroutine of its own, like readAhead.
+func apartFrom(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	type result struct {
+		text []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := read()
+		done <- result{text, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
 // readLine reads up to the next end of a line, which is left out; nothing else
 // is. The last line need not have one.
-func readLine(r *bufio.Reader) ([]byte, error) {
+func readLine(r *bufio.Reader, most int) ([]byte, error) {
 	var line []byte
 	for {
 		part, err := r.ReadSlice('\n')
@@ -136,8 +165,8 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 		} else {
 			line = append(line, part...)
 		}
-		if len(line) > maxMessage+1 || len(line) == maxMessage+1 && line[maxMessage] != '\n' {
-			return nil, errTooLong
+		if len(line) > most+1 || len(line) == most+1 && line[most] != '\n' {
+			return nil, tooLong(most)
 		}
 		switch {
 		case full:
@@ -154,7 +183,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 // readAhead reads lines on a goroutine of its own: a read of a terminal cannot be
 // interrupted, the wait for it can. That goroutine ends with the input, or with
 // the process.
-func readAhead(ctx context.Context, stdin io.Reader) func() ([]byte, error) {
+func readAhead(ctx context.Context, stdin io.Reader, most int) func() ([]byte, error) {
 	type read struct {
 		line []byte
 		err  error
@@ -164,7 +193,7 @@ func readAhead(ctx context.Context, stdin io.Reader) func() ([]byte, error) {
 	go func() {
 		r := bufio.NewReaderSize(stdin, 64<<10)
 		for {
-			line, err := readLine(r)
+			line, err := readLine(r, most)
 			select {
 			case lines <- read{line, err}:
 			case <-ctx.Done():

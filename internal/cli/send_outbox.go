@@ -31,7 +31,7 @@ func (b *sendOutbox) events(quiet bool, stderr io.Writer) func(ferry.Event) {
 		if e.Kind == ferry.MessageRefused {
 			b.mu.Lock()
 			if len(b.reasons) < maxReasons {
-				b.reasons = append(b.reasons, fmt.Errorf("refused: %w", e.Err))
+				b.reasons = append(b.reasons, fmt.Errorf("refused: %s", inPlainWords(e.Err)))
 			}
 			b.mu.Unlock()
 			return

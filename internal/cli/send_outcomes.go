@@ -45,7 +45,13 @@ func (s *sender) send(ctx context.Context, n int, m ferry.Message, mayStray bool
 		return nil
 	}
 	if ctx.Err() != nil {
-		s.out.settle(n, fmt.Errorf("%w: %w", ferry.ErrNotSent, context.Cause(ctx)))
+		why := context.Cause(ctx)
+		for _, reason := range []error{ferry.ErrOutboxFull, ferry.ErrBlocked} {
+			if errors.Is(err, reason) {
+				why = fmt.Errorf("%w: %w", reason, why)
+			}
+		}
+		s.out.settle(n, fmt.Errorf("%w: %w", ferry.ErrNotSent, why))
 		return context.Cause(ctx)
 	}
 	s.out.settle(n, err)
@@ -122,11 +128,13 @@ func (o *outcomes) settle(n int, err error) {
 	case err == nil:
 		o.confirmed++
 	case exitCode(err) == exitLeft || errors.Is(err, ferry.ErrClosed):
-		o.unknown[err.Error()] = append(o.unknown[err.Error()], n)
+		reason := inPlainWords(err)
+		o.unknown[reason] = append(o.unknown[reason], n)
 	default:
 		// Some cannot be sent to any broker: that is a failure of another kind.
 		o.code = max(o.code, exitCode(err))
-		o.refused[err.Error()] = append(o.refused[err.Error()], n)
+		reason := inPlainWords(err)
+		o.refused[reason] = append(o.refused[reason], n)
 	}
 	o.notify()
 }

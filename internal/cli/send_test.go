@@ -237,7 +237,7 @@ func TestSendThatFails(t *testing.T) {
 		"no queue":               {"", []string{"-q", "none", "--no-declare", "x", "y"}, exitRefused, "messages 1-2: "},
 		"no exchange":            {"", []string{"-e", "none", "-k", "k", "x"}, exitRefused, "NOT_FOUND"},
 		"a name of the broker's": {"", []string{"-q", "amq.mine", "x"}, exitRefused, "ACCESS_REFUSED"},
-		"a long key":             {"", []string{"-e", "amq.topic", "-k", long[:256], "x"}, exitFailed, "Key"},
+		"a long key":             {"", []string{"-e", "amq.topic", "-k", long[:256], "x"}, exitUsage, "--key"},
 		"a long line":            {"a\n" + long + "\nb\n", []string{"-q", "long"}, exitFailed, "line 2: it has more than"},
 		"a long file":            {long, []string{"-q", "eof", "--send-on", "eof"}, exitFailed, "message 1: it has more than"},
 		"no JSON":                {"{}\n{", []string{"-q", "json", "--json"}, exitFailed, "line 2: "},
@@ -259,17 +259,17 @@ func TestSendOfTheLongestLine(t *testing.T) {
 		io.LimitReader(repeated('x'), maxMessage), strings.NewReader("\n"),
 		io.LimitReader(repeated('y'), maxMessage)), 64<<10)
 	for _, c := range "xy" {
-		line, err := readLine(r)
+		line, err := readLine(r, maxMessage)
 		if err != nil || len(line) != maxMessage || line[0] != byte(c) {
 			t.Fatalf("%c: %d bytes, %v", c, len(line), err)
 		}
 	}
-	if _, err := readLine(r); !errors.Is(err, io.EOF) {
+	if _, err := readLine(r, maxMessage); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 	for _, end := range []string{"", "\n"} {
 		r.Reset(io.MultiReader(io.LimitReader(repeated('x'), maxMessage+1), strings.NewReader(end)))
-		if _, err := readLine(r); !errors.Is(err, errTooLong) {
+		if _, err := readLine(r, maxMessage); !errors.Is(err, errTooLong) {
 			t.Errorf("one more, and %q: %v", end, err)
 		}
 	}

@@ -66,7 +66,7 @@ is not of this run. A queue that was not there before is deleted at the end.
 
   # a RabbitMQ cluster's quorum queue, the result for a script
   ferry verify -u amqp://r1,amqp://r2,amqp://r3 --quorum --duration 60 --json | jq .lost`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := v.complete(sys); err != nil {
 				return err
@@ -160,6 +160,8 @@ func (v *verification) run(cmd *cobra.Command, stdout io.Writer) error {
 		return &failure{code: exitLeft, err: fmt.Errorf("of the messages that were confirmed, %d were lost; %d deliveries were damaged", report.Lost, report.Damaged)}
 	case report.Err != nil:
 		return clientFailed(report.Err)
+	case report.Refusal != nil:
+		return refusedFailure(report.Refused, report.Refusal)
 	}
 	return failed(err)
 }

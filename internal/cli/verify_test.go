@@ -51,7 +51,7 @@ func TestVerifyThatCannotBe(t *testing.T) {
 		code int
 	}{
 		{[]string{"-u", gone.URL()}, exitNoBroker},
-		{[]string{"-u", refusing.URL()}, exitNoBroker},
+		{[]string{"-u", refusing.URL()}, exitRefused},
 		{[]string{"-u", b.URL(), "--consume-url", gone.URL(), "-n", "1"}, exitNoBroker},
 		{[]string{"-u", b.URL(), "--size", "10"}, exitUsage},
 		{[]string{"-u", b.URL(), "--consume-url", "http://x"}, exitUsage},
