@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -48,6 +50,28 @@ func (c *tally) missing() (n int) {
 	return n
 }
 
+// ranges are the numbers of the messages that were confirmed and not handled.
+func (c *tally) ranges() (ranges []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var lost []int
+	for body := range c.confirmed {
+		if n, err := strconv.Atoi(body); err == nil && c.handled[body] == 0 {
+			lost = append(lost, n)
+		}
+	}
+	slices.Sort(lost)
+	for first := 0; first < len(lost); {
+		last := first
+		for last+1 < len(lost) && lost[last+1] == lost[last]+1 {
+			last++
+		}
+		ranges = append(ranges, fmt.Sprintf("%d to %d", lost[first], lost[last]))
+		first = last + 1
+	}
+	return ranges
+}
+
 // A handler behind Dedup sees each message once, whatever the broker delivers
 // again.
 func TestOnceToTheHandler(t *testing.T) {
@@ -67,7 +91,7 @@ func onceToTheHandler(t *testing.T, b *broker, rounds int) {
 	t.Helper()
 	const remembered = 1_000_000
 	backoff := ferry.WithBackoff(10*time.Millisecond, 200*time.Millisecond)
-	client, _ := dial(t, b.url, backoff, ferry.WithTopology(ferry.Topology{Queues: []ferry.Queue{{Name: "once"}}}))
+	client, events := dial(t, b.url, backoff, ferry.WithTopology(ferry.Topology{Queues: []ferry.Queue{{Name: "once"}}}))
 	publisher, err := client.Publisher(ferry.PublisherOptions{Key: "once"})
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +138,10 @@ func onceToTheHandler(t *testing.T, b *broker, rounds int) {
 	}
 	until(drainLimit, func() bool { return c.missing() == 0 })
 	time.Sleep(calm / 2) // for what would come twice
+	if c.missing() > 0 { // are they with the broker?
+		info, err := client.Inspect(ctx, "once")
+		t.Logf("%s: not handled are %s; the queue: %+v, %v; the client: %+v\n%v", b.name, c.ranges(), info, err, client.Status(), events.all())
+	}
 	rest()
 	receiver.Wait()
 
