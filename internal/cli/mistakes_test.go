@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ferrymq/ferry"
 	"github.com/ferrymq/ferry/ferrytest"
 	"github.com/ferrymq/ferry/internal/faultbroker"
+	"github.com/ferrymq/ferry/internal/verify"
 )
 
 // A command of --exec is told of its message in the environment, and may be a
@@ -125,6 +127,16 @@ func TestMistakesInPlainWords(t *testing.T) {
 		if got.code != exitUsage || !strings.Contains(got.errors, row.says) || strings.Contains(got.errors, "strconv") {
 			t.Errorf("%.60q: exit code %d, want %q in\n%s", row.args, got.code, row.says, got.errors)
 		}
+	}
+}
+
+func TestProgressNeverGoesBackwards(t *testing.T) {
+	var out strings.Builder
+	tell := progressLines(&out)
+	tell(verify.Progress{Counts: verify.Counts{Sent: 10}, Elapsed: time.Second})
+	tell(verify.Progress{Counts: verify.Counts{Sent: 9}, Elapsed: 2 * time.Second})
+	if !strings.Contains(out.String(), "sent 10 (10/s)") || !strings.Contains(out.String(), "sent 9 (0/s)") {
+		t.Errorf("got\n%s", out.String())
 	}
 }
 

@@ -132,7 +132,8 @@ func progressLines(w io.Writer) func(verify.Progress) {
 		seconds := (p.Elapsed - last.Elapsed).Seconds()
 		rate := 0.0
 		if seconds > 0 {
-			rate = float64(p.Sent-last.Sent) / seconds
+			// What could not be handed over after all is not counted any more.
+			rate = float64(p.Sent-min(p.Sent, last.Sent)) / seconds
 		}
 		fmt.Fprintf(w, "%s sent %d (%.0f/s), confirmed %d, received %d, redelivered %d, duplicated %d\n",
 			p.At.Format(time.TimeOnly), p.Sent, rate, p.Confirmed, p.Received, p.Redelivered, p.Duplicated)
