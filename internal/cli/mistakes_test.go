@@ -140,6 +140,45 @@ func TestProgressNeverGoesBackwards(t *testing.T) {
 	}
 }
 
+func TestWhatBecomesOfAMessageThatFailed(t *testing.T) {
+	for _, row := range []struct {
+		args []string
+		says string
+		left int
+	}{
+		{nil, "goes back to the queue", 1},
+		{[]string{"--no-ack"}, "the message is lost", 0},
+		{[]string{"--no-ack", "-n", "1"}, "the message is lost", 0},
+	} {
+		b := ferrytest.Start(t)
+		publish(t, b, "q", messagesOf("x")...)
+		said := make(lineSignal, 1)
+		run := startCommand(t, System{
+			Args:   append([]string{"receive", "-u", b.URL(), "-q", "q", "--exec", "exit 1"}, row.args...),
+			Stderr: &said,
+		})
+		line := <-said
+		run.stop()
+		<-run.code
+		if n := waiting(t, b.URL(), "q"); !strings.Contains(line, row.says) || n != row.left {
+			t.Errorf("%q: %d are left, and it says %s", row.args, n, line)
+		}
+	}
+}
+
+// lineSignal has the first thing that is said of a message.
+type lineSignal chan string
+
+func (s *lineSignal) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), "the message") {
+		select {
+		case *s <- string(p):
+		default:
+		}
+	}
+	return len(p), nil
+}
+
 func TestMistakesInJSON(t *testing.T) {
 	for line, says := range map[string]string{
 		"":                "the line is empty",

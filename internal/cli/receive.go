@@ -99,7 +99,7 @@ comes again.
 	f.BoolVar(&r.json, "json", false, "print each message as a JSON object, with all its properties")
 	f.StringVar(&r.exec, "exec", "", "have this `COMMAND` of the shell handle each message")
 	f.IntVar(&r.concurrency, "concurrency", 1, "so many commands of --exec at a time")
-	f.BoolVar(&r.noAck, "no-ack", false, "messages are gone when they are sent here; those that are not printed are lost")
+	f.BoolVar(&r.noAck, "no-ack", false, "messages are gone when they are sent here; those that are not printed, or whose command fails, are lost")
 	f.IntVar(&r.prefetch, "prefetch", defaultPrefetch, "hold so many messages ahead; with --exec, as many as run at a time if it is not given")
 	f.IntVar(&r.dedup, "dedup", 0, "drop what repeats one of the last so many messages")
 	f.BoolVar(&r.noDeclare, "no-declare", false, "do not declare the queue")
@@ -211,9 +211,13 @@ func (r *receiving) from(ctx, connecting context.Context, client *ferry.Client, 
 	if r.exec != "" {
 		out := &lockedWriter{w: sys.Stdout}
 		t.handle = (&runner{command: r.exec, stdout: out, stderr: &lockedWriter{w: sys.Stderr}}).run
+		fate := "goes back to the queue"
+		if r.noAck {
+			fate = "is lost"
+		}
 		t.failed = func(err error, pause time.Duration) {
 			if !r.quiet {
-				fmt.Fprintf(sys.Stderr, "the message goes back to the queue, next in %v: %v\n", pause, err)
+				fmt.Fprintf(sys.Stderr, "the message %s, next in %v: %v\n", fate, pause, err)
 			}
 		}
 	} else {
