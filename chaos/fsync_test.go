@@ -1,9 +1,9 @@
 package chaos
 
 import (
-	"errors"
 	"bufio"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
