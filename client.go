@@ -172,6 +172,14 @@ func (c *Client) start(s *supervisor) {
 	go s.run(c.ctx)
 }
 
+// other is the supervisor of the client's other connection.
+func (c *Client) other(s *supervisor) *supervisor {
+	if s == c.publish {
+		return c.consume
+	}
+	return c.publish
+}
+
 // order is the endpoints as they are to be tried.
 func (c *Client) order() []endpoint.Endpoint { return c.endpoints }
 

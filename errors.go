@@ -212,6 +212,9 @@ func brokerError(e *link.Error) *BrokerError {
 	if text == "" {
 		text = e.Kind.String()
 	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
 	return &BrokerError{Code: e.Code, Text: text, kind: e.Kind}
 }
 

@@ -3,6 +3,7 @@ package ferry
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
@@ -144,14 +145,9 @@ func (p *Publisher) run() {
 		if e.state == settled {
 			continue
 		}
-		m := e.message
-		if m.ID == "" && p.producer != "" {
-			m.ID = messageID(p.producer, e.seq)
+		if e.waiter == nil && e.state != abandoned { // else its Publish says so
+			p.left = append(p.left, p.unconfirmed(e))
 		}
-		if e.attempts > 0 {
-			m.Attempt = e.attempt() + 1
-		}
-		p.left = append(p.left, m)
 		if e.attempts > 0 {
 			p.settleLocked(e, unknown(err))
 		} else {
@@ -164,26 +160,84 @@ func (p *Publisher) run() {
 	raise(p.results)
 }
 
-// noticeWait is between looks whether a connection that has ended was replaced.
-const noticeWait = time.Millisecond
+// unconfirmed is a message as Close returns it.
+func (p *Publisher) unconfirmed(e *entry) Message {
+	m := e.message
+	if m.ID == "" && p.producer != "" {
+		m.ID = messageID(p.producer, e.seq)
+	}
+	if e.attempts > 0 {
+		m.Attempt = e.attempt() + 1
+	}
+	return m
+}
 
 func (p *Publisher) keep() error {
-	var last *session
 	for {
 		current, err := p.client.publish.acquire(p.ctx)
 		if err != nil {
 			return err
 		}
-		if current == last {
-			err = pause(p.ctx, noticeWait)
-		} else {
+		if err = p.settleDown(current); err == nil {
 			err = p.use(current)
 		}
 		current.users.Done()
 		if err != nil {
 			return err
 		}
-		last = current
+	}
+}
+
+// fatalCloses is how many connections in a row, without the broker being away in
+// between, it must have ended while one message alone was in flight for that to be
+// the message's fault: a broker may end a connection for many a reason, and other
+// publishers share it.
+const fatalCloses = 3
+
+// suspectWait is half the most that is waited before a suspect is sent again the
+// first time; it doubles.
+const suspectWait = 20 * time.Millisecond
+
+// settleDown has a publisher that suspects a message of its own wait a little:
+// others whose messages were in flight when the broker ended the connection suspect
+// theirs, and are not to try at the same time.
+func (p *Publisher) settleDown(current *session) error {
+	p.mu.Lock()
+	if current.retries > 0 {
+		p.fatal = 0 // the broker was away: it did not end for a message
+	}
+	fatal := p.fatal
+	p.mu.Unlock()
+	if fatal == 0 {
+		return nil
+	}
+	return pause(p.ctx, rand.N(suspectWait<<fatal))
+}
+
+// suspectLocked looks for a message because of which the broker ended the whole
+// connection: sent again for ever it would hold up all that is behind it.
+func (p *Publisher) suspectLocked(err error) {
+	var e *link.Error
+	if p.options.NoConfirm || !errors.As(err, &e) || e.Code == 0 || e.Kind == link.Forced {
+		p.fatal = 0
+		return
+	}
+	if p.window.flying != 1 {
+		p.careful, p.fatal = max(p.careful, p.window.next), 0
+		return
+	}
+	for place := p.window.first; place < p.window.next; place++ {
+		e := p.window.at(place)
+		if !e.outstanding() {
+			continue
+		}
+		if p.suspect != place {
+			p.suspect, p.fatal = place, 0
+		}
+		if p.fatal++; p.fatal == fatalCloses {
+			p.fatal = 0
+			p.settleLocked(e, e.refused(refusal(err)))
+		}
 	}
 }
 
@@ -325,6 +379,8 @@ func (p *Publisher) withdraw(f *feed, connectionGoesOn bool) error {
 	p.feed = nil
 	if connectionGoesOn {
 		p.blameLocked(f.err)
+	} else {
+		p.suspectLocked(f.err)
 	}
 	if p.options.NoConfirm && p.ctx.Err() == nil {
 		for place := p.window.first; place < p.window.next; place++ {

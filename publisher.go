@@ -79,6 +79,8 @@ type Publisher struct {
 	closing  error         // why no more is accepted
 	goodbye  context.Context
 	finished []finished
+	suspect  uint64 // the place of the message that was alone in flight when the broker ended a connection
+	fatal    int    // how many it ended so in a row
 	flushes  []flush
 	stores   struct{ begun, ended uint64 } // messages given to the outbox, instead of the window
 	done     bool                          // no results will follow

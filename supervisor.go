@@ -54,6 +54,7 @@ type session struct {
 	users sync.WaitGroup
 
 	declared int // the version of the topology that was declared on it
+	retries  int // how often all endpoints were tried in vain before it was made
 
 	blocked string // why the broker takes no messages, "" if it does; guarded by supervisor.mu
 }
@@ -63,6 +64,7 @@ type supervisor struct {
 	role    string
 	client  *Client
 	stopped chan struct{} // closed when run has returned
+	hurry   chan struct{} // one slot: the client's other connection was made
 
 	mu      sync.Mutex
 	current *session
@@ -76,6 +78,7 @@ func newSupervisor(c *Client, role string) *supervisor {
 		role:    role,
 		client:  c,
 		stopped: make(chan struct{}),
+		hurry:   make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		status:  ConnectionStatus{State: Connecting, Since: time.Now()},
 	}
@@ -224,7 +227,9 @@ func (s *supervisor) connect(ctx context.Context, wait *backoff, last int) (*ses
 		current, err := s.sweep(ctx, last)
 		if err == nil {
 			s.client.established.Store(true)
+			current.retries = attempts
 			s.use(current, Connected, attempts+1)
+			raise(s.client.other(s).hurry)
 			return current, nil
 		}
 		if ctx.Err() != nil {
@@ -250,9 +255,28 @@ func (s *supervisor) connect(ctx context.Context, wait *backoff, last int) (*ses
 		s.status.State, s.status.Err = Connecting, err
 		s.mu.Unlock()
 		s.client.events.add(Event{Kind: Retrying, Connection: s.role, Attempt: attempts, Delay: delay, Err: err})
-		if err := pause(ctx, delay); err != nil {
+		if err := s.pause(ctx, delay); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// pause waits for d, or until the client's other connection was made: then there is
+// a broker again.
+func (s *supervisor) pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-s.hurry: // of a time when nobody waited
+	default:
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-s.hurry:
+		return nil
+	case <-ctx.Done():
+		return ended(ctx)
 	}
 }
 
