@@ -99,9 +99,13 @@ func (r *removal) isFull() bool {
 	return r.refused.n > r.window/2
 }
 
+// stallTimeout is how long a broker may have messages and deliver none.
+const stallTimeout = 30 * time.Second
+
 // next waits for a message. It returns nil when the queue is empty, or nothing
 // that is in it came for the timeout.
 func (r *removal) next(ctx context.Context) (*ferry.Delivery, error) {
+	began := time.Now()
 	for {
 		waiting, cancel := context.WithTimeout(ctx, r.timeout)
 		d, err := r.consumer.Receive(waiting)
@@ -117,6 +121,7 @@ func (r *removal) next(ctx context.Context) (*ferry.Delivery, error) {
 		}
 		// Nothing more comes while as much as may be is on its way to the target.
 		if s := r.publisher.Stats(); s.InFlight+s.Waiting > 0 {
+			began = time.Now()
 			continue
 		}
 		// A queue is not empty because its broker is not there, or was not a
@@ -131,8 +136,10 @@ func (r *removal) next(ctx context.Context) (*ferry.Delivery, error) {
 		switch {
 		case err == nil && info.Messages == 0, errors.Is(err, ferry.ErrLocked):
 			return nil, nil
+		case err == nil && time.Since(began) < max(stallTimeout, r.timeout):
+			// The broker is slow to deliver.
 		case err == nil:
-			return nil, &failure{err: fmt.Errorf("%d messages are in the queue, and none came for %v", info.Messages, r.timeout), code: exitLeft}
+			return nil, &failure{err: fmt.Errorf("%d messages are in the queue, and none came for %v", info.Messages, max(stallTimeout, r.timeout)), code: exitLeft}
 		case !unreachable:
 			return nil, clientFailed(err)
 		}
