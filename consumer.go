@@ -218,9 +218,12 @@ func (co *Consumer) use(current *session) error {
 	redeclared := 0
 	for {
 		s := newSubscription(co)
-		receiver, err := current.conn.OpenReceiver(co.ctx, co.config(), s)
+		opening, cancel := current.opening(co.ctx)
+		receiver, err := current.conn.OpenReceiver(opening, co.config(), s)
+		cancel()
 		if err != nil {
 			s.cancel(ErrClosed)
+			current.unanswered(co.ctx, err)
 			switch {
 			case co.ctx.Err() != nil:
 				return ended(co.ctx)

@@ -151,3 +151,30 @@ func TestConnectionsAreMadeTogether(t *testing.T) {
 		}
 	})
 }
+
+// A broker whose heartbeats come and that does not do what it is asked is left.
+func TestBrokerThatDoesNotAnswerIsLeft(t *testing.T) {
+	for name, silent := range map[string]faultbroker.Step{
+		"confirm.select": faultbroker.StepConfirmSelect, "consume": faultbroker.StepConsume,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				a, b := w.broker("a"), w.broker("b")
+				c := w.dial(url("a", "b"), ferry.WithTopology(queues("q")))
+				a.Set(func(f *faultbroker.Faults) { f.Silent = silent })
+				start := time.Now()
+				publish(t, c, "q", "x")
+				co := w.consumer(c, ferry.ConsumerOptions{Queue: "q"})
+				if took := time.Since(start); took > 35*time.Second {
+					t.Errorf("took %v", took)
+				}
+				if b.Snapshot().Open() == 0 {
+					t.Error("b was not tried")
+				}
+				if err := co.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}

@@ -291,11 +291,14 @@ func (p *Publisher) send(current *session) error {
 	p.mu.Lock()
 	p.feed = f
 	p.mu.Unlock()
-	sender, err := current.conn.OpenSender(p.ctx, link.SenderConfig{Confirm: !p.options.NoConfirm, Replies: p.replies}, f)
+	opening, cancel := current.opening(p.ctx)
+	sender, err := current.conn.OpenSender(opening, link.SenderConfig{Confirm: !p.options.NoConfirm, Replies: p.replies}, f)
+	cancel()
 	if err != nil {
 		p.mu.Lock()
 		p.feed = nil
 		p.mu.Unlock()
+		current.unanswered(p.ctx, err)
 		return err
 	}
 	p.mu.Lock()

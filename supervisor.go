@@ -53,10 +53,38 @@ type session struct {
 	moved chan struct{}
 	users sync.WaitGroup
 
+	// stuck is closed, by unanswered, when the broker does not do what it was asked.
+	stuck     chan struct{}
+	stuckOnce sync.Once
+
 	declared int // the version of the topology that was declared on it
 	retries  int // how often all endpoints were tried in vain before it was made
 
 	blocked string // why the broker takes no messages, "" if it does; guarded by supervisor.mu
+}
+
+// openTimeout is how long a broker may take to open a sender or a receiver. One that
+// takes longer though its heartbeats come is left: with another connection, or
+// another broker, things may be better.
+const openTimeout = 30 * time.Second
+
+// opening bounds a call that opens something on the connection.
+func (s *session) opening(ctx context.Context) (context.Context, func()) {
+	return context.WithTimeoutCause(ctx, openTimeout, errNoAnswer)
+}
+
+// unanswered has the connection left if err says that something was not answered
+// in time, and waits until it is.
+func (s *session) unanswered(ctx context.Context, err error) {
+	if !errors.Is(err, errNoAnswer) {
+		return
+	}
+	s.stuckOnce.Do(func() { close(s.stuck) })
+	select {
+	case <-s.conn.Done():
+	case <-s.moved:
+	case <-ctx.Done():
+	}
 }
 
 // A supervisor keeps one connection open. It is the only one that dials.
@@ -337,7 +365,7 @@ func (s *supervisor) open(ctx context.Context, e endpoint.Endpoint, index int) (
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no connection within %v", timeout))
 	defer cancel()
 
-	current := &session{endpoint: e, index: index, moved: make(chan struct{})}
+	current := &session{endpoint: e, index: index, moved: make(chan struct{}), stuck: make(chan struct{})}
 	lo := link.Options{
 		Endpoint:  e,
 		Name:      o.name,
@@ -415,6 +443,8 @@ func (s *supervisor) hold(ctx context.Context, current *session) (next *session,
 		return next, nil
 	case <-current.conn.Done():
 		err = current.conn.Err()
+	case <-current.stuck:
+		err = &link.Error{Kind: link.Dead, Text: fmt.Sprintf("it lives, and has not answered for %v", openTimeout)}
 	case <-ctx.Done():
 		err = nil
 	}
