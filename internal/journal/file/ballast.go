@@ -48,9 +48,18 @@ func (b *ballast) fill() {
 	b.there = err == nil
 	b.looked = time.Now()
 	if err != nil {
-		b.j.log.Warn("journal: no reserve for a full medium", "dir", b.j.dir, "err", err)
+		// What was written of it would take the little room there is.
+		err = errors.Join(err, ignoreNotExist(b.j.fs.Remove(b.j.path(ballastName))))
+		b.j.log.Warn("journal: no reserve for a full medium; it goes on when there is room", "dir", b.j.dir, "bytes", b.size, "err", err)
 	}
 	b.tell(err)
+}
+
+func ignoreNotExist(err error) error {
+	if isNotExist(err) {
+		return nil
+	}
+	return err
 }
 
 func (b *ballast) make() error {

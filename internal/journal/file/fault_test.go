@@ -227,6 +227,23 @@ func noSpace(t *testing.T, lack int64, segment uint64) {
 	}
 }
 
+// A reserve for which there is no room leaves what room there is to the journal.
+func TestBallastThatDoesNotFitIsNotLeftBehind(t *testing.T) {
+	mem := newMem(t)
+	mem.SetSpace(64 << 10)
+	j, err := Open(mem, testDir, Options{Logger: quiet, ballast: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if free, _, err := mem.Free(testDir); err != nil || free < 32<<10 {
+		t.Errorf("%d bytes are free, %v", free, err)
+	}
+	if j.Status().Low == nil {
+		t.Error("the medium is not called low")
+	}
+	mustClose(t, j)
+}
+
 // TestBallast is what the reserve is for: the small batch that leads to a
 // segment being dropped.
 func TestBallast(t *testing.T) {
