@@ -136,7 +136,8 @@ func onceToTheHandler(t *testing.T, b *broker, rounds int) {
 	if err := publisher.Flush(ctx); err != nil {
 		t.Errorf("%s: %v", b.name, err)
 	}
-	until(drainLimit, func() bool { return c.missing() == 0 })
+	// A broker that does not answer consume is left after half a minute.
+	until(2*drainLimit, func() bool { return c.missing() == 0 })
 	time.Sleep(calm / 2) // for what would come twice
 	if c.missing() > 0 { // are they with the broker?
 		info, err := client.Inspect(ctx, "once")
