@@ -2,12 +2,10 @@ package ferry
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -142,7 +140,7 @@ func (c *Client) newPublisher(o PublisherOptions, replies link.Sink) (*Publisher
 	p.waiters.New = func() any { return make(chan Result, 1) }
 	p.submissions.New = func() any { return &submission{admitted: make(chan struct{}, 1)} }
 	if !o.NoConfirm {
-		p.producer = newProducer()
+		p.producer = link.NewProducer()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -158,10 +156,6 @@ func (c *Client) newPublisher(o PublisherOptions, replies link.Sink) (*Publisher
 	go p.callBack()
 	return p, nil
 }
-
-// newProducer makes the first half of message ids: 80 random bits, so that no two
-// publishers ever have the same.
-func newProducer() string { return strings.ToLower(rand.Text()[:16]) }
 
 // Publish sends a message and waits for its outcome: nil when the broker has
 // confirmed it; ErrRefused; or, when ctx or the client ends first, ErrNotSent or

@@ -1,6 +1,10 @@
 package link
 
-import "time"
+import (
+	"crypto/rand"
+	"strings"
+	"time"
+)
 
 // Headers that a link writes and reads on the client's behalf. They are not
 // among Message.Headers.
@@ -31,3 +35,7 @@ type Message struct {
 	ID              string
 	Attempt         int
 }
+
+// NewProducer makes the first half of message ids, Outgoing.Producer: 80 random bits
+// as 16 characters, so that no two publishers ever have the same.
+func NewProducer() string { return strings.ToLower(rand.Text()[:16]) }

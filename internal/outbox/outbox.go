@@ -26,7 +26,6 @@
 package outbox
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -196,17 +195,6 @@ func Open(dir string, options Options) (*Outbox, error) {
 // random with the first message that is stored, and stays for the life of the
 // directory.
 func (o *Outbox) Producer() string { return o.producer }
-
-// newProducer returns 16 characters of base 32 in small letters.
-func newProducer() string {
-	const letters = "abcdefghijklmnopqrstuvwxyz234567"
-	var b [16]byte
-	rand.Read(b[:]) // it never fails
-	for i := range b {
-		b[i] = letters[b[i]%32]
-	}
-	return string(b[:])
-}
 
 // Stats is what is in an outbox.
 type Stats struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/ferrymq/ferry/internal/journal"
+	"github.com/ferrymq/ferry/internal/link"
 )
 
 // recover makes the book from what the journal holds.
@@ -12,7 +13,7 @@ func (o *Outbox) recover() error {
 	info := o.journal.Info()
 	o.epoch = info.Epoch + 1
 	if info.Head == 0 {
-		o.producer = newProducer()
+		o.producer = link.NewProducer()
 		o.book.next, o.book.stored, o.book.settled.floor = 1, 1, 1
 		return nil
 	}
