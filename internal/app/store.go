@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/journal"
@@ -47,7 +48,7 @@ func openStore(cfg Config, log *slog.Logger) (*store, error) {
 	if s.fs == nil {
 		s.fs = vfs.OS{}
 	}
-	if s.journal, err = file.Open(s.fs, dir, file.Options{Logger: log}); err != nil {
+	if s.journal, err = openJournal(s.fs, dir, log); err != nil {
 		return nil, explain(err, dir)
 	}
 	// The journal's lock is ours: what is in scratch is the last process's.
@@ -59,6 +60,22 @@ func openStore(cfg Config, log *slog.Logger) (*store, error) {
 		return nil, errors.Join(fmt.Errorf("make room for transient messages: %w", err), s.journal.Close())
 	}
 	return s, nil
+}
+
+// A process that was just killed holds the lock until the system has taken it apart:
+// who starts the next at once need not be told that it is too early.
+const (
+	lockWait = time.Second
+	lockPoll = 20 * time.Millisecond
+)
+
+func openJournal(fsys vfs.FS, dir string, log *slog.Logger) (*file.Journal, error) {
+	for until := time.Now().Add(lockWait); ; time.Sleep(lockPoll) {
+		j, err := file.Open(fsys, dir, file.Options{Logger: log})
+		if !errors.Is(err, journal.ErrLocked) || time.Now().After(until) {
+			return j, err
+		}
+	}
 }
 
 func (s *store) scratchDir() string { return filepath.Join(s.dir, scratchDir) }
