@@ -107,7 +107,7 @@ var layers = []layer{
 	{
 		packages: "internal/faultbroker",
 		why:      "a broker that misbehaves, for tests: of the product it knows only the wire format",
-		mine:     []string{"internal/pipenet", "internal/wire/amqpwire"},
+		mine:     []string{"internal/pipenet", "internal/wire/..."},
 	},
 	{
 		packages: "internal/endpoint",
@@ -121,6 +121,12 @@ var layers = []layer{
 		not:      []string{"database/sql", "os"},
 	},
 	{
+		packages: "internal/stompserver",
+		why:      "one protocol: its wire format above, the broker below, no journal and no other protocol",
+		mine:     []string{"internal/broker", "internal/wire/stompwire", "internal/netserve", "internal/auth", "internal/message"},
+		not:      []string{"database/sql", "os"},
+	},
+	{
 		packages: "internal/link",
 		why:      "the seam between the client and a protocol: no wire format, no sockets of its own",
 		mine:     []string{"internal/endpoint"},
@@ -130,6 +136,11 @@ var layers = []layer{
 		packages: "internal/link/amqplink",
 		why:      "one connection of one protocol: its wire format, and the seam; nothing of a server",
 		mine:     []string{"internal/link", "internal/wire/amqpwire"},
+	},
+	{
+		packages: "internal/link/stomplink",
+		why:      "one connection of one protocol: its wire format, and the seam; nothing of a server",
+		mine:     []string{"internal/link", "internal/wire/stompwire", "internal/endpoint"},
 	},
 	{
 		packages: "internal/outbox",
@@ -147,7 +158,7 @@ var layers = []layer{
 		why:      "the composition root: it wires what is below, and only cli and ferrytest build on it",
 		mine: []string{
 			"internal/amqpserver", "internal/auth", "internal/broker", "internal/journal/...", "internal/message",
-			"internal/netserve", "internal/vfs",
+			"internal/netserve", "internal/stompserver", "internal/vfs",
 		},
 		others: []string{"..."},
 	},
@@ -172,7 +183,7 @@ var layers = []layer{
 		why:      "a broker in a user's test process: no layer has it among what it may import, so only tests do",
 		mine: []string{
 			"internal/amqpserver", "internal/auth", "internal/broker", "internal/journal/...", "internal/netserve",
-			"internal/vfs", "internal/wire/amqpwire",
+			"internal/stompserver", "internal/vfs", "internal/wire/...",
 		},
 	},
 	{
