@@ -60,6 +60,10 @@ var (
 	ErrPrecondition  = errors.New("ferry: precondition failed")
 	ErrLocked        = errors.New("ferry: locked by another connection")
 
+	// ErrNotAllowed: the broker does not do this, or its protocol has no way to ask
+	// for it: over STOMP nothing but queues can be declared.
+	ErrNotAllowed = errors.New("ferry: not allowed")
+
 	// ErrReject is for handlers: one that returns it, or an error that wraps it,
 	// has the message rejected instead of requeued.
 	ErrReject = errors.New("ferry: reject the message")
@@ -94,6 +98,8 @@ func (e *BrokerError) Is(target error) bool {
 		return e.kind == link.Precondition
 	case ErrLocked:
 		return e.kind == link.Locked
+	case ErrNotAllowed:
+		return e.kind == link.NotAllowed
 	default:
 		return false
 	}
