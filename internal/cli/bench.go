@@ -24,7 +24,8 @@ type benchmark struct {
 	duration   durationFlag
 	timeout    durationFlag
 	persistent bool
-	json, svg  string // files
+	consumers  []string // URLs that consumers connect to
+	json, svg  string   // files
 }
 
 func newBench(sys System) *cobra.Command {
@@ -45,6 +46,9 @@ receipt. At a given --rate they begin when a message was due, also if it could
 not be sent by then, so that a broker that stops for a second is seen to have
 kept a second's messages waiting. Messages below 16 bytes are not timed.
 
+Queues that were not there are deleted at the end, unless --keep is given. STOMP
+knows no way to delete a queue: what is made over it stays.
+
 ` + connectionHelp + `
 
 ` + exitCodesHelp("something that was sent was not confirmed"),
@@ -56,6 +60,9 @@ kept a second's messages waiting. Messages below 16 bytes are not timed.
 
   # without confirms, transient, and a picture of it
   ferry bench -c 0 --persistent=false -z 30 --svg bench.svg
+
+  # send by STOMP, receive by AMQP
+  ferry bench -u stomp://localhost --consumer-url amqp://localhost -z 10
 
   # fill a queue with a million messages, then drain it
   ferry bench --queue backlog --keep -y 0 -C 1000000
@@ -71,6 +78,7 @@ kept a second's messages waiting. Messages below 16 bytes are not timed.
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	b.clientFlags.add(flags)
+	flags.StringArrayVar(&b.consumers, "consumer-url", nil, "`URL` of a broker for the consumers, if it is not that of --url: by another protocol, or of another node")
 	flags.IntVarP(&b.o.Producers, "producers", "x", 1, "how many send")
 	flags.IntVarP(&b.o.Consumers, "consumers", "y", 1, "how many receive")
 	flags.VarP(&b.size, "size", "s", "of a message")
@@ -103,6 +111,11 @@ func (b *benchmark) complete(sys System) error {
 	var err error
 	if b.o.URL, err = b.url(sys.Getenv); err != nil {
 		return err
+	}
+	if len(b.consumers) > 0 {
+		if b.o.ConsumerURL, err = brokerURL(b.consumers, sys.Getenv); err != nil {
+			return err
+		}
 	}
 	if b.o.QueueArguments, err = b.arguments(); err != nil {
 		return err

@@ -153,7 +153,7 @@ func (m *moving) run(ctx context.Context, sys System) error {
 	}
 	defer closeClient(target) //nolint:errcheck // what is not confirmed is not acknowledged either, and was counted
 
-	if _, err := source.Inspect(starting, m.queue); err != nil && !errors.Is(err, ferry.ErrLocked) {
+	if _, err := source.Inspect(starting, m.queue); err != nil && !errors.Is(err, ferry.ErrLocked) && !errors.Is(err, ferry.ErrNotAllowed) {
 		return leftBehind(starting, clientFailed(fmt.Errorf("the source's queue %q: %w", m.queue, err)))
 	}
 	if m.toQueue != "" && !m.noDeclare {

@@ -134,8 +134,8 @@ func (r *removal) next(ctx context.Context) (*ferry.Delivery, error) {
 		unreachable := looking.Err() != nil
 		cancel()
 		switch {
-		case err == nil && info.Messages == 0, errors.Is(err, ferry.ErrLocked):
-			return nil, nil
+		case err == nil && info.Messages == 0, errors.Is(err, ferry.ErrLocked), errors.Is(err, ferry.ErrNotAllowed):
+			return nil, nil // or, as over STOMP, nobody can be asked whether it is empty
 		case err == nil && time.Since(began) < max(stallTimeout, r.timeout):
 			// The broker is slow to deliver.
 		case err == nil:

@@ -32,11 +32,11 @@ func (q *queues) ensure(ctx context.Context, b Broker, name string) error {
 		return nil
 	}
 	_, err := b.Inspect(ctx, name)
-	if errors.Is(err, ferry.ErrNotFound) {
+	if errors.Is(err, ferry.ErrNotFound) || errors.Is(err, ferry.ErrNotAllowed) { // over STOMP nobody can be asked
 		if !q.mayDeclare(name) {
 			return errTooManyQueues
 		}
-		err = b.Declare(ctx, ferry.Topology{Queues: []ferry.Queue{{Name: name}}})
+		err = b.Declare(ctx, ferry.Topology{Queues: []ferry.Queue{{Name: name, IfAbsent: true}}})
 	}
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func (l *load) connect(ctx context.Context) error {
 		defer cancel()
 	}
 	for i := range l.o.Producers + l.o.Consumers {
-		c, err := ferry.Dial(ctx, l.o.URL, l.options(i)...)
+		c, err := ferry.Dial(ctx, l.url(i), l.options(i)...)
 		if err != nil {
 			return err
 		}
@@ -67,6 +67,14 @@ func (l *load) connect(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// url is what the client with index i connects to.
+func (l *load) url(i int) string {
+	if i >= l.o.Producers && l.o.ConsumerURL != "" {
+		return l.o.ConsumerURL
+	}
+	return l.o.URL
 }
 
 // options are those of the client with index i.
@@ -99,6 +107,7 @@ func (l *load) declare(ctx context.Context, c *ferry.Client) error {
 		switch {
 		case errors.Is(err, ferry.ErrNotFound):
 			l.made = append(l.made, name)
+		case errors.Is(err, ferry.ErrNotAllowed): // STOMP: it cannot be deleted either
 		case err != nil:
 			return fmt.Errorf("queue %s: %w", name, err)
 		}

@@ -108,7 +108,7 @@ func (r *run) declare(ctx context.Context) error {
 	}
 	_, err := r.publishing.Inspect(ctx, r.o.Queue)
 	r.made = errors.Is(err, ferry.ErrNotFound)
-	if err != nil && !r.made {
+	if err != nil && !r.made && !errors.Is(err, ferry.ErrNotAllowed) { // STOMP has no way to ask, nor to delete
 		return err
 	}
 	queue := ferry.Queue{Name: r.o.Queue, Arguments: r.o.QueueArguments, IfAbsent: true}
