@@ -226,7 +226,7 @@ func (ch *Channel) Nack(tag uint64, multiple, back bool) error {
 func (ch *Channel) settle(tag uint64, multiple bool, how outcome) error {
 	s := ch.s
 	if ch.tx != nil {
-		return ch.tx.settle(tag, multiple, how)
+		return ch.tx.settle(ch, tag, multiple, how)
 	}
 	list := s.pub.settling[:0]
 	s.mu.Lock()

@@ -5,7 +5,8 @@ import (
 	"slices"
 )
 
-// transaction gathers what a channel publishes and settles until it commits.
+// transaction gathers what a channel publishes and settles until it commits. What
+// it settles may have been delivered on other channels of the session.
 type transaction struct {
 	ch      *Channel
 	pubs    []pubItem
@@ -14,6 +15,7 @@ type transaction struct {
 }
 
 type txSettle struct {
+	of   *Channel // that it was delivered on
 	list []delivered
 	how  outcome
 }
@@ -30,17 +32,49 @@ func (ch *Channel) TxSelect() error {
 	return nil
 }
 
-// settle notes a settlement; the deliveries leave the channel now, so that an
+// TxAck settles, with the channel's next commit, the delivery with this tag of
+// another channel of the session, or (multiple) all up to it; tag 0 with multiple
+// means all. They leave that channel now, so that nothing else settles them, and
+// take its room until the commit. TxRollback gives them back to it. Either channel
+// may be closed first: a commit still settles them, and without one they are
+// requeued. PreconditionFailed: this channel is not transactional, or no such
+// delivery awaits it.
+func (ch *Channel) TxAck(of *Channel, tag uint64, multiple bool) error {
+	return ch.txSettle(of, tag, multiple, acked)
+}
+
+// TxNack refuses deliveries of another channel as TxAck settles them: with the
+// commit they go back to their place in the queue, or away.
+func (ch *Channel) TxNack(of *Channel, tag uint64, multiple, back bool) error {
+	if back {
+		return ch.txSettle(of, tag, multiple, requeue)
+	}
+	return ch.txSettle(of, tag, multiple, discarded)
+}
+
+func (ch *Channel) txSettle(of *Channel, tag uint64, multiple bool, how outcome) error {
+	switch {
+	case ch.tx == nil:
+		return errorf(PreconditionFailed, "channel is not transactional")
+	case of.s != ch.s:
+		return errorf(PreconditionFailed, "the delivery is of another connection")
+	}
+	return ch.tx.settle(of, tag, multiple, how)
+}
+
+// settle notes a settlement; the deliveries leave their channel now, so that an
 // unknown tag is found out at once, and take effect with the commit.
-func (t *transaction) settle(tag uint64, multiple bool, how outcome) error {
+func (t *transaction) settle(of *Channel, tag uint64, multiple bool, how outcome) error {
 	s := t.ch.s
 	s.mu.Lock()
-	list, err := t.ch.takeUnackedLocked(nil, tag, multiple)
+	list, err := of.takeUnackedLocked(nil, tag, multiple)
 	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	t.settles = append(t.settles, txSettle{list, how})
+	if len(list) > 0 {
+		t.settles = append(t.settles, txSettle{of, list, how})
+	}
 	return nil
 }
 
@@ -69,7 +103,7 @@ func (ch *Channel) TxCommit() error {
 	var resume []*Consumer
 	s.mu.Lock()
 	for _, st := range t.settles {
-		resume = append(resume, ch.creditLocked(st.list)...)
+		resume = append(resume, st.of.creditLocked(st.list)...)
 		for _, d := range st.list {
 			queues = append(queues, d.q)
 		}
@@ -193,25 +227,43 @@ func (t *transaction) insertLocked(it *pubItem) place {
 }
 
 // TxRollback drops what was published since the last commit; what was settled
-// since is unsettled again, and is not redelivered by that.
+// since is unsettled again, and is not redelivered by that, unless the channel
+// that it was delivered on is closed: then it is requeued.
 func (ch *Channel) TxRollback() error {
 	t := ch.tx
 	if t == nil {
 		return errorf(PreconditionFailed, "channel is not transactional")
 	}
 	ch.tx = &transaction{ch: ch}
+	var back []delivered
+	var resume []*Consumer
+	returned := map[*Channel][]delivered{}
 	s := ch.s
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []delivered
-	ch.unacked.all(func(d delivered) { all = append(all, d) })
 	for _, st := range t.settles {
-		all = append(all, st.list...)
+		if st.of.closed {
+			resume = append(resume, st.of.creditLocked(st.list)...)
+			back = append(back, st.list...)
+		} else {
+			returned[st.of] = append(returned[st.of], st.list...)
+		}
 	}
-	slices.SortFunc(all, func(a, b delivered) int { return cmp.Compare(a.tag, b.tag) })
+	for of, list := range returned {
+		of.unsettleLocked(list)
+	}
+	s.mu.Unlock()
+	settleAll(back, requeue)
+	resumeConsumers(resume)
+	return nil
+}
+
+// unsettleLocked puts deliveries back that were taken off the channel, whose room
+// they still have. s.mu is held.
+func (ch *Channel) unsettleLocked(list []delivered) {
+	ch.unacked.all(func(d delivered) { list = append(list, d) })
+	slices.SortFunc(list, func(a, b delivered) int { return cmp.Compare(a.tag, b.tag) })
 	ch.unacked = unackedRing{}
-	for _, d := range all {
+	for _, d := range list {
 		ch.unacked.push(d.tag, d)
 	}
-	return nil
 }
