@@ -24,8 +24,8 @@ type benchmark struct {
 	duration   durationFlag
 	timeout    durationFlag
 	persistent bool
-	consumers  []string // URLs that consumers connect to
-	json, svg  string   // files
+	consumeURL []string
+	json, svg  string // files
 }
 
 func newBench(sys System) *cobra.Command {
@@ -62,7 +62,7 @@ knows no way to delete a queue: what is made over it stays.
   ferry bench -c 0 --persistent=false -z 30 --svg bench.svg
 
   # send by STOMP, receive by AMQP
-  ferry bench -u stomp://localhost --consumer-url amqp://localhost -z 10
+  ferry bench -u stomp://localhost --consume-url amqp://localhost -z 10
 
   # fill a queue with a million messages, then drain it
   ferry bench --queue backlog --keep -y 0 -C 1000000
@@ -78,7 +78,7 @@ knows no way to delete a queue: what is made over it stays.
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	b.clientFlags.add(flags)
-	flags.StringArrayVar(&b.consumers, "consumer-url", nil, "`URL` of a broker for the consumers, if it is not that of --url: by another protocol, or of another node")
+	flags.StringArrayVar(&b.consumeURL, "consume-url", nil, "consume from the broker at this `URL`, or list of them, instead: by another protocol, for example")
 	flags.IntVarP(&b.o.Producers, "producers", "x", 1, "how many send")
 	flags.IntVarP(&b.o.Consumers, "consumers", "y", 1, "how many receive")
 	flags.VarP(&b.size, "size", "s", "of a message")
@@ -112,9 +112,9 @@ func (b *benchmark) complete(sys System) error {
 	if b.o.URL, err = b.url(sys.Getenv); err != nil {
 		return err
 	}
-	if len(b.consumers) > 0 {
-		if b.o.ConsumerURL, err = brokerURL(b.consumers, sys.Getenv); err != nil {
-			return err
+	if len(b.consumeURL) > 0 {
+		if b.o.ConsumeURL, err = brokerURL(b.consumeURL, sys.Getenv); err != nil {
+			return fmt.Errorf("--consume-url: %w", err)
 		}
 	}
 	if b.o.QueueArguments, err = b.arguments(); err != nil {

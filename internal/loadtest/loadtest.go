@@ -37,9 +37,9 @@ const (
 // Options say what a load is. Without a count and a duration it lasts until its
 // context ends.
 type Options struct {
-	URL         string `json:"-"` // of the brokers
-	ConsumerURL string `json:"-"` // what consumers connect to, by another protocol for example; empty: URL
-	ID          string `json:"id,omitempty"`
+	URL        string `json:"-"` // of the brokers
+	ConsumeURL string `json:"-"` // what consumers connect to, by another protocol for example; empty: URL
+	ID         string `json:"id,omitempty"`
 
 	Producers int     `json:"producers"`
 	Consumers int     `json:"consumers"`

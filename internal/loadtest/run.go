@@ -71,8 +71,8 @@ func (l *load) connect(ctx context.Context) error {
 
 // url is what the client with index i connects to.
 func (l *load) url(i int) string {
-	if i >= l.o.Producers && l.o.ConsumerURL != "" {
-		return l.o.ConsumerURL
+	if i >= l.o.Producers && l.o.ConsumeURL != "" {
+		return l.o.ConsumeURL
 	}
 	return l.o.URL
 }

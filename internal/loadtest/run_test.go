@@ -87,7 +87,7 @@ func TestConsumersMayConnectElsewhere(t *testing.T) {
 	to, from := faultbroker.Start(t, faultbroker.Options{}), faultbroker.Start(t, faultbroker.Options{})
 	from.Enqueue("load", faultbroker.Message{Body: []byte("one")}, faultbroker.Message{Body: []byte("two")})
 	r := mustRun(t, Options{
-		URL: to.URL(), ConsumerURL: from.URL(), Producers: 1, Consumers: 1, Confirm: 10, PublishCount: 20, ConsumeCount: 2, Keep: true,
+		URL: to.URL(), ConsumeURL: from.URL(), Producers: 1, Consumers: 1, Confirm: 10, PublishCount: 20, ConsumeCount: 2, Keep: true,
 	})
 	if left := to.Snapshot().Queues["load"].Ready; r.Confirmed != 20 || r.Received != 2 || left != 20 {
 		t.Errorf("%d confirmed, %d received, %d left where they were sent to", r.Confirmed, r.Received, left)
