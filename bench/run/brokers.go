@@ -26,7 +26,8 @@ const (
 
 // node is a broker that runs.
 type node struct {
-	addr  string
+	addr  string // of AMQP
+	stomp string // the URL of STOMP, if that was asked for
 	pid   int
 	began time.Time     // when it was executed
 	ready time.Duration // from then to its ready line
@@ -44,16 +45,25 @@ type broker interface {
 }
 
 // ferry is the binary of the broker under test.
-type ferry struct{ binary string }
+type ferry struct {
+	binary string
+	stomp  bool // it listens for STOMP
+}
 
 func (f ferry) start(ctx context.Context, dir string, flags ...string) (*node, error) {
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
+	stomp := "off"
+	if f.stomp {
+		if stomp, err = freeAddr(); err != nil {
+			return nil, err
+		}
+	}
 	args := append([]string{
 		"serve", "--store", "file:" + filepath.Join(dir, "store"),
-		"--amqp", addr, "--http", "off", "--stomp", "off", "--gmq", "off",
+		"--amqp", addr, "--http", "off", "--stomp", stomp, "--gmq", "off",
 	}, flags...)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -63,7 +73,7 @@ func (f ferry) start(ctx context.Context, dir string, flags ...string) (*node, e
 	cmd.Env = append(os.Environ(), "NO_COLOR=1")
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
-	n := &node{addr: addr, began: time.Now()}
+	n := &node{addr: addr, stomp: stompURL(stomp), began: time.Now()}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -114,19 +124,25 @@ func (f ferry) start(ctx context.Context, dir string, flags ...string) (*node, e
 	}
 }
 
-// rabbitmq is the script that starts and ends private nodes.
-type rabbitmq struct{ script string }
+func stompURL(addr string) string { return "stomp://guest:guest@" + addr + "/" }
 
-var errMissing = errors.New("RabbitMQ is not installed")
+// scripted is a broker that a script starts and ends: scripts/rabbitmq or
+// scripts/artemis.
+type scripted struct {
+	script string
+	flags  string // of its start, space between
+}
+
+var errMissing = errors.New("it is not installed")
 
 // scriptMissing is the script's exit code for that.
 const scriptMissing = 3
 
-func (r rabbitmq) start(ctx context.Context, dir string, _ ...string) (*node, error) {
+func (r scripted) start(ctx context.Context, dir string, _ ...string) (*node, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*readyWithin)
 	defer cancel()
 	n := &node{began: time.Now()}
-	cmd := exec.CommandContext(ctx, r.script, "start", "--dir", dir)
+	cmd := exec.CommandContext(ctx, r.script, append([]string{"start", "--dir", dir}, strings.Fields(r.flags)...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it cleans up
 	cmd.WaitDelay = 10 * time.Second
 	var said strings.Builder
@@ -136,7 +152,7 @@ func (r rabbitmq) start(ctx context.Context, dir string, _ ...string) (*node, er
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == scriptMissing {
 			return nil, errMissing
 		}
-		return nil, fmt.Errorf("start RabbitMQ: %w\n%s", err, said.String())
+		return nil, fmt.Errorf("%s start: %w\n%s", filepath.Base(r.script), err, said.String())
 	}
 	n.ready = time.Since(n.began)
 	for line := range strings.Lines(string(out)) {
@@ -147,6 +163,8 @@ func (r rabbitmq) start(ctx context.Context, dir string, _ ...string) (*node, er
 			if u, err := url.Parse(value); err == nil {
 				n.addr = u.Host
 			}
+		case "stomp":
+			n.stomp = value
 		case "pid":
 			n.pid, _ = strconv.Atoi(value)
 		}
@@ -158,12 +176,12 @@ func (r rabbitmq) start(ctx context.Context, dir string, _ ...string) (*node, er
 			ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
 			defer cancel()
 			if out, e := exec.CommandContext(ctx, r.script, "stop", "--dir", dir).CombinedOutput(); e != nil {
-				err = fmt.Errorf("stop RabbitMQ: %w\n%s", e, out)
+				err = fmt.Errorf("%s stop: %w\n%s", filepath.Base(r.script), e, out)
 			}
 		})
 		return err
 	}
-	if n.addr == "" || n.pid == 0 {
+	if n.addr == "" && n.stomp == "" || n.pid == 0 {
 		return nil, errors.Join(fmt.Errorf("%s said no url and pid:\n%s", r.script, out), n.stop())
 	}
 	return n, nil

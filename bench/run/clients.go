@@ -13,13 +13,6 @@ import (
 	"syscall"
 )
 
-// What a client's shapes compare: the official Go client and Ferry's, each
-// against a Ferry broker.
-const (
-	official = "amqp091-go"
-	ours     = "Ferry's"
-)
-
 // A client is one of the two, with the broker that it is measured against.
 type client struct {
 	broker
@@ -40,7 +33,7 @@ func (b *bench) runClient(ctx context.Context, br broker, flags ...string) (r cl
 	ctx, cancel := context.WithTimeoutCause(ctx, loadWithin, errors.New("the client took too long"))
 	defer cancel()
 	name := "ferry"
-	if c, ok := br.(client); ok && c.name == official {
+	if c, ok := br.(client); ok && c.name == clients.theirs {
 		name = "amqp091"
 	}
 	cmd := exec.CommandContext(ctx, b.client, append([]string{"-client", name}, flags...)...)
@@ -102,27 +95,27 @@ func clientOutbox(messages int) measure {
 func clientShapes(s sizes) []shape {
 	return []shape{
 		{
-			name: "publish 100 B, one connection", mode: transient, rabbitRuns: always, clients: true,
+			name: "publish 100 B, one connection", mode: transient, rabbitRuns: always, versus: clients,
 			measure: clientRate("-mode", "publish"),
 			targets: []target{{moved, timesAtLeast, 3}, {clientCPU, shown, 0}},
 		},
 		{
-			name: "publish 100 B, confirm 1000", mode: transient, rabbitRuns: always, clients: true,
+			name: "publish 100 B, confirm 1000", mode: transient, rabbitRuns: always, versus: clients,
 			measure: clientRate("-mode", "confirm"),
 			targets: []target{{moved, timesAtLeast, 3}, {clientCPU, shown, 0}},
 		},
 		{
-			name: "consume 100 B, each acknowledged", mode: transient, rabbitRuns: always, clients: true,
+			name: "consume 100 B, each acknowledged", mode: transient, rabbitRuns: always, versus: clients,
 			measure: clientRate("-mode", "consume", "-count", strconv.Itoa(s.backlog)),
 			targets: []target{{moved, timesAtLeast, 2}, {clientCPU, shown, 0}},
 		},
 		{
-			name: "SIGKILL of the live broker, a backup up", mode: persistent, clients: true,
+			name: "SIGKILL of the live broker, a backup up", mode: persistent, versus: clients,
 			measure: clientFailover,
 			targets: []target{{firstConfirm, atMost, 250}},
 		},
 		{
-			name: count(s.backlog) + " messages in the outbox", mode: "fsync before accepted", clients: true,
+			name: count(s.backlog) + " messages in the outbox", mode: "fsync before accepted", versus: clients,
 			measure: clientOutbox(s.backlog),
 			targets: []target{{clientPeak, atMost, 100}, {accepted, shown, 0}, {drained, shown, 0}},
 		},

@@ -66,7 +66,7 @@ func run(ctx context.Context) error {
 	flag.BoolVar(&o.short, "short", false, "smaller and once: to see that everything works, not for the figures")
 	flag.StringVar(&o.json, "json", "", "also write the table, with every run, to the `file`")
 	flag.StringVar(&o.profile, "profile", "", "also save CPU and allocation profiles of Ferry in the `directory`, and print their top")
-	flag.StringVar(&o.brokers, "brokers", "ferry,rabbitmq", "the brokers to measure")
+	flag.StringVar(&o.brokers, "brokers", "ferry,rabbitmq,artemis", "the brokers to measure: ferry, rabbitmq, artemis")
 	flag.StringVar(&o.ferry, "ferry", "", "the ferry `binary` (default: built from this repository)")
 	flag.StringVar(&o.root, "root", "..", "the repository's root")
 	flag.StringVar(&o.dir, "dir", "", "where the brokers keep their data; a real disk (default: the system's temporary directory)")
@@ -86,7 +86,7 @@ func run(ctx context.Context) error {
 		size = shortSizes
 		o.runs, o.seconds = 1, min(o.seconds, 1)
 	}
-	todo := slices.DeleteFunc(append(shapes(size), clientShapes(size)...), func(s shape) bool {
+	todo := slices.DeleteFunc(slices.Concat(shapes(size), clientShapes(size), stompShapes()), func(s shape) bool {
 		return !only.MatchString(s.name) && !only.MatchString(s.mode)
 	})
 	if len(todo) == 0 {
@@ -126,15 +126,20 @@ func run(ctx context.Context) error {
 			} else if o.ferry, err = filepath.Abs(o.ferry); err != nil {
 				return err
 			}
-			b.ferry = ferry{o.ferry}
-		case "rabbitmq":
-			script, err := filepath.Abs(filepath.Join(o.root, "scripts", "rabbitmq"))
+			b.ferry = ferry{binary: o.ferry}
+			b.command = o.ferry
+		case "rabbitmq", "artemis":
+			script, err := filepath.Abs(filepath.Join(o.root, "scripts", name))
 			if err != nil {
 				return err
 			}
-			b.rabbit = rabbitmq{script}
+			if name == "rabbitmq" {
+				b.rabbit, b.plugin = scripted{script: script}, scripted{script, "--stomp"}
+			} else {
+				b.artemis = scripted{script: script}
+			}
 		default:
-			return fmt.Errorf("there is no broker %q: ferry, rabbitmq", name)
+			return fmt.Errorf("there is no broker %q: ferry, rabbitmq, artemis", name)
 		}
 	}
 
@@ -201,10 +206,11 @@ func (b *bench) shape(ctx context.Context, s shape, runs int, start time.Time) (
 	if s.ferryOnce {
 		ferryRuns = 1
 	}
-	var rabbit, ferry []figures
+	var theirs, mine []figures
 	var failed []error
+	missing := false
 	one := func(name string, br broker, into *[]figures) {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || br == nil {
 			return
 		}
 		f, err := measure(ctx, b, br)
@@ -214,32 +220,46 @@ func (b *bench) shape(ctx context.Context, s shape, runs int, start time.Time) (
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", name, err))
 		}
-		progress(start, "  %-10s %s", name, summary(s, f))
+		missing = missing || errors.Is(err, errMissing)
+		progress(start, "  %-18s %s", name, summary(s, f))
 	}
-	if s.clients {
-		for i := range runs {
-			if b.ferry == nil {
-				break // they are measured against it
-			}
-			if i < rabbitRuns {
-				one(official, client{b.ferry, official}, &rabbit)
-			}
-			one(ours, client{b.ferry, ours}, &ferry)
-		}
-		return judge(s, rabbit, ferry), errors.Join(failed...)
+	v := s.versus
+	if v == (versus{}) {
+		v = brokers
 	}
+	other, ferry := b.contenders(v)
 	for i := range runs {
-		if i < rabbitRuns && b.rabbit != nil {
-			one("RabbitMQ", b.rabbit, &rabbit)
-			if slices.ContainsFunc(failed, func(err error) bool { return errors.Is(err, errMissing) }) {
-				b.rabbit = nil // said once; the rest goes without
-			}
+		if i < rabbitRuns && !missing { // said once; the rest goes without
+			one(v.theirs, other, &theirs)
 		}
-		if i < ferryRuns && b.ferry != nil {
-			one("Ferry", b.ferry, &ferry)
+		if i < ferryRuns {
+			one(v.mine, ferry, &mine)
 		}
 	}
-	return judge(s, rabbit, ferry), errors.Join(failed...)
+	return judge(s, theirs, mine), errors.Join(failed...)
+}
+
+// contenders are the two that are compared, nil if one is not to be measured.
+func (b *bench) contenders(v versus) (theirs, mine broker) {
+	if b.ferry == nil {
+		if v == brokers {
+			return b.rabbit, nil
+		}
+		return nil, nil
+	}
+	overSTOMP := ferry{binary: b.command, stomp: true}
+	switch v {
+	case clients:
+		return client{b.ferry, v.theirs}, client{b.ferry, v.mine}
+	case stompPlugin:
+		return b.plugin, overSTOMP
+	case stompArtemis:
+		return b.artemis, overSTOMP
+	case crossing:
+		return sender{overSTOMP, false}, sender{overSTOMP, true}
+	default:
+		return b.rabbit, b.ferry
+	}
 }
 
 func summary(s shape, f figures) string {

@@ -32,6 +32,9 @@ const (
 type bench struct {
 	ferry   broker
 	rabbit  broker
+	plugin  broker // RabbitMQ with its STOMP plugin
+	artemis broker
+	command string // ferry's binary: its bench is the load over STOMP
 	load    string // the load generator's binary
 	client  string // the binary that measures clients
 	seconds float64

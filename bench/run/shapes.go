@@ -24,12 +24,13 @@ const (
 	clientPeak   = "client's peak memory"
 	firstConfirm = "first confirm by the backup"
 	accepted     = "accepted"
+	perMessage   = "time a message"
 )
 
 var units = map[string]string{
 	delivered: "/s", deliveredPart: "%", publishRate: "/s", cpu: "µs", peak: "MB",
 	confirmP50: "ms", confirmP99: "ms", readyAgain: "s", readyStopped: "s", drained: "/s",
-	moved: "/s", clientCPU: "µs", clientPeak: "MB", firstConfirm: "ms", accepted: "/s",
+	moved: "/s", clientCPU: "µs", clientPeak: "MB", firstConfirm: "ms", accepted: "/s", perMessage: "µs",
 	drainPeak: "MB", idleConn: "KiB", idleBroker: "MB", startToReady: "ms",
 }
 
@@ -46,7 +47,7 @@ type target struct {
 type kind int
 
 const (
-	timesAtLeast kind = iota // × RabbitMQ's
+	timesAtLeast kind = iota // × the other's
 	timesAtMost
 	atLeast
 	atMost
@@ -69,10 +70,10 @@ func (t target) String() string {
 	}
 }
 
-// ratio says whether the target compares with RabbitMQ.
+// ratio says whether the target compares with the other.
 func (t target) ratio() bool { return t.kind == timesAtLeast || t.kind == timesAtMost }
 
-// met says whether the figure, or its ratio to RabbitMQ's, reaches the target.
+// met says whether the figure, or its ratio to the other's, reaches the target.
 func (t target) met(figure, ratio float64) bool {
 	switch t.kind {
 	case timesAtLeast:
@@ -95,17 +96,30 @@ type shape struct {
 	mode    string // what the broker promises of the messages
 	load    []string
 	measure measure // nil: the load, for the measured time
-	// rabbitRuns is how often RabbitMQ is measured: as often as Ferry if it is
+	// rabbitRuns is how often the other is measured: as often as Ferry if it is
 	// negative, at most this often otherwise.
 	rabbitRuns int
-	ferryOnce  bool // its parts repeat themselves
-	clients    bool // clients are compared, not brokers
+	ferryOnce  bool   // its parts repeat themselves
+	versus     versus // zero: brokers
 	targets    []target
 }
+
+// versus names the two that a shape compares, and the table that it is in.
+type versus struct{ theirs, mine string }
+
+var (
+	brokers      = versus{"RabbitMQ", "Ferry"}
+	clients      = versus{"amqp091-go", "Ferry's"} // against the same Ferry
+	stompPlugin  = versus{"RabbitMQ's plugin", "Ferry over STOMP"}
+	stompArtemis = versus{"Artemis", "Ferry over STOMP"}
+	crossing     = versus{"AMQP to AMQP", "STOMP to AMQP"} // through the same Ferry
+)
 
 const (
 	transient  = "transient"
 	persistent = "persistent, fsync before confirm"
+
+	persistentReceipt = "persistent, fsync before receipt"
 	// always is for rabbitRuns.
 	always = -1
 )

@@ -11,22 +11,24 @@ import (
 
 // row is one figure of one shape.
 type row struct {
-	Shape    string   `json:"shape"`
-	Mode     string   `json:"durability"`
-	Figure   string   `json:"figure"`
-	Unit     string   `json:"unit"`
-	RabbitMQ *float64 `json:"rabbitmq,omitempty"` // the median
-	Ferry    *float64 `json:"ferry,omitempty"`
-	Ratio    *float64 `json:"ratio,omitempty"`
-	Target   string   `json:"target"`
-	Verdict  string   `json:"verdict"`
-	Runs     rowRuns  `json:"runs"`
-	Clients  bool     `json:"clients,omitempty"` // RabbitMQ is amqp091-go, Ferry is Ferry's client
+	Shape   string   `json:"shape"`
+	Mode    string   `json:"durability"`
+	Figure  string   `json:"figure"`
+	Unit    string   `json:"unit"`
+	Theirs  *figure  `json:"theirs,omitempty"`
+	Mine    *figure  `json:"mine,omitempty"`
+	Ratio   *float64 `json:"ratio,omitempty"`
+	Target  string   `json:"target"`
+	Verdict string   `json:"verdict"`
+
+	versus versus
 }
 
-type rowRuns struct {
-	RabbitMQ []float64 `json:"rabbitmq,omitempty"`
-	Ferry    []float64 `json:"ferry,omitempty"`
+// figure is what one of the two reached.
+type figure struct {
+	Of     string    `json:"of"`
+	Median float64   `json:"median"`
+	Runs   []float64 `json:"runs"`
 }
 
 const (
@@ -37,25 +39,27 @@ const (
 )
 
 // judge makes a shape's rows of what its runs yielded.
-func judge(s shape, rabbit, ferry []figures) []row {
+func judge(s shape, theirs, mine []figures) []row {
+	v := s.versus
+	if v == (versus{}) {
+		v = brokers
+	}
 	var rows []row
 	for _, t := range s.targets {
 		r := row{
 			Shape: s.name, Mode: s.mode, Figure: t.figure, Unit: units[t.figure], Target: t.String(),
-			Runs:    rowRuns{pick(rabbit, t.figure), pick(ferry, t.figure)},
-			Clients: s.clients,
+			Theirs: pick(v.theirs, theirs, t.figure), Mine: pick(v.mine, mine, t.figure), versus: v,
 		}
-		r.RabbitMQ, r.Ferry = middle(r.Runs.RabbitMQ), middle(r.Runs.Ferry)
-		if r.RabbitMQ != nil && r.Ferry != nil && *r.RabbitMQ > 0 {
-			ratio := *r.Ferry / *r.RabbitMQ
+		if r.Theirs != nil && r.Mine != nil && r.Theirs.Median > 0 {
+			ratio := r.Mine.Median / r.Theirs.Median
 			r.Ratio = &ratio
 		}
 		switch {
 		case t.kind == shown:
 			r.Verdict = noTarget
-		case r.Ferry == nil, t.ratio() && r.Ratio == nil:
+		case r.Mine == nil, t.ratio() && r.Ratio == nil:
 			r.Verdict = unknown
-		case t.ratio() && t.met(0, *r.Ratio), !t.ratio() && t.met(*r.Ferry, 0):
+		case t.ratio() && t.met(0, *r.Ratio), !t.ratio() && t.met(r.Mine.Median, 0):
 			r.Verdict = met
 		default:
 			r.Verdict = missed
@@ -65,51 +69,45 @@ func judge(s shape, rabbit, ferry []figures) []row {
 	return rows
 }
 
-func pick(runs []figures, name string) (values []float64) {
+// pick is one figure of all runs, nil if there was none.
+func pick(of string, runs []figures, name string) *figure {
+	var values []float64
 	for _, f := range runs {
 		if v, ok := f[name]; ok {
 			values = append(values, v)
 		}
 	}
-	return values
-}
-
-func middle(values []float64) *float64 {
 	if len(values) == 0 {
 		return nil
 	}
-	m := median(values)
-	return &m
+	return &figure{of, median(values), values}
 }
 
-// printTables writes a table of the brokers and one of the clients.
+// printTables writes a table for each two that are compared.
 func printTables(w io.Writer, rows []row) error {
-	var brokers, clients []row
-	for _, r := range rows {
-		if r.Clients {
-			clients = append(clients, r)
-		} else {
-			brokers = append(brokers, r)
+	for len(rows) > 0 {
+		v := rows[0].versus
+		var table, others []row
+		for _, r := range rows {
+			if r.versus == v {
+				table = append(table, r)
+			} else {
+				others = append(others, r)
+			}
 		}
-	}
-	if len(brokers) > 0 {
-		if err := printTable(w, brokers, "RabbitMQ", "Ferry"); err != nil {
+		if err := printTable(w, table, v); err != nil {
 			return err
 		}
+		if rows = others; len(rows) > 0 {
+			fmt.Fprintln(w)
+		}
 	}
-	if len(clients) == 0 {
-		return nil
-	}
-	if len(brokers) > 0 {
-		fmt.Fprintln(w)
-	}
-	return printTable(w, clients, official, ours)
+	return nil
 }
 
-// printTable writes the rows in aligned columns, a shape's name only once. What is
-// compared has the names theirs and mine.
-func printTable(w io.Writer, rows []row, theirs, mine string) error {
-	lines := [][]string{{"shape", "durability", "figure", theirs, mine, "×", "target", ""}}
+// printTable writes the rows in aligned columns, a shape's name only once.
+func printTable(w io.Writer, rows []row, v versus) error {
+	lines := [][]string{{"shape", "durability", "figure", v.theirs, v.mine, "×", "target", ""}}
 	last := ""
 	for _, r := range rows {
 		shape, mode := r.Shape, r.Mode
@@ -124,7 +122,7 @@ func printTable(w io.Writer, rows []row, theirs, mine string) error {
 				ratio = strconv.FormatFloat(*r.Ratio, 'f', 1, 64)
 			}
 		}
-		lines = append(lines, []string{shape, mode, r.Figure, show(r.RabbitMQ, r.Unit), show(r.Ferry, r.Unit), ratio, r.Target, r.Verdict})
+		lines = append(lines, []string{shape, mode, r.Figure, show(r.Theirs, r.Unit), show(r.Mine, r.Unit), ratio, r.Target, r.Verdict})
 	}
 	right := []bool{false, false, false, true, true, true, false, false}
 	widths := make([]int, len(right))
@@ -151,11 +149,11 @@ func printTable(w io.Writer, rows []row, theirs, mine string) error {
 	return nil
 }
 
-func show(v *float64, unit string) string {
-	if v == nil {
+func show(f *figure, unit string) string {
+	if f == nil {
 		return "-"
 	}
-	return format(*v, unit)
+	return format(f.Median, unit)
 }
 
 // format writes three digits that matter, and rates in full.
