@@ -5,7 +5,7 @@ import "strings"
 // Command is the command of a frame.
 type Command uint8
 
-// The commands of a client, and after them those of a server.
+// The commands of a client, and from Connected on those of a server.
 const (
 	Connect Command = 1 + iota
 	Stomp

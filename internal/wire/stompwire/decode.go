@@ -65,12 +65,13 @@ type span struct {
 
 // EOLs is the number of bytes, at the beginning of src, of line ends between
 // frames: LF, or CR LF. They are heart-beats (STOMP 1.2, Heart-beating), and the
-// caller may discard them. A CR that is src's last byte is not among them.
+// caller may discard them. A CR that is src's last byte is not among them. A NUL
+// counts as one: RabbitMQ passes over it, for clients that end a frame twice.
 func EOLs(src []byte) int {
 	n := 0
 	for n < len(src) {
 		switch {
-		case src[n] == '\n':
+		case src[n] == '\n', src[n] == 0:
 			n++
 		case src[n] == '\r' && n+1 < len(src) && src[n+1] == '\n':
 			n += 2
@@ -92,9 +93,14 @@ func EOLs(src []byte) int {
 // command that does not exist is an error as soon as no command begins so. After
 // an error nothing behind it can be trusted.
 //
-// Lines end in LF or CR LF. A CR before the LF is never the value's: STOMP 1.0
-// and 1.1 would have it so, but clients of theirs that write CR LF exist (RabbitMQ
-// takes it as a line end in all versions), and values that end in a CR do not.
+// Lines end in LF or CR LF in all versions, and a CR elsewhere is an error, as in
+// RabbitMQ. To STOMP 1.0 and 1.1 a CR is a byte like others, which would be the
+// last of each value from a client that writes CR LF; such clients exist, and
+// values with a CR that is meant do not. 1.2 escapes it.
+//
+// Nothing is trimmed (STOMP 1.2, Value Encoding), but for the spaces in front of
+// values from a client of 1.0, which that version's own examples have, and which
+// RabbitMQ and Artemis drop there.
 //
 // The first of several headers of one name is the one that counts (STOMP 1.2,
 // Repeated Header Entries), see Get. Several content-lengths that differ are an
@@ -201,7 +207,7 @@ func (d *Decoder) header(line []byte) *Error {
 	}
 	at := d.line - d.start
 	s := span{name: at, value: at + colon + 1, end: at + len(line)}
-	if d.Version != V10 && d.Version != V11 && bytes.IndexByte(line, '\r') >= 0 {
+	if bytes.IndexByte(line, '\r') >= 0 {
 		return fault("a CR inside a header's line, where only its end may have one: %s", quoteName(line))
 	}
 	if d.escapes() {
@@ -226,8 +232,12 @@ func (d *Decoder) finish(head []byte) *Error {
 	}
 	d.scratch = d.scratch[:0]
 	d.Length = -1
+	trims := d.trims(head)
 	for _, s := range d.spans {
 		h := Header{Name: head[s.name : s.value-1 : s.value-1], Value: head[s.value:s.end:s.end]}
+		for trims && len(h.Value) > 0 && h.Value[0] == ' ' {
+			h.Value = h.Value[1:]
+		}
 		if s.escaped {
 			h.Name, h.Value = d.unescape(h.Name), d.unescape(h.Value)
 		}
@@ -239,6 +249,21 @@ func (d *Decoder) finish(head []byte) *Error {
 		}
 	}
 	return nil
+}
+
+// trims tells whether the frame is from a client of 1.0. A CONNECT says itself
+// which version it will be.
+func (d *Decoder) trims(head []byte) bool {
+	if d.Command != Connect && d.Command != Stomp {
+		return d.Version == V10 && d.Command < Connected
+	}
+	for _, s := range d.spans {
+		if string(head[s.name:s.value-1]) == HeaderAcceptVersion {
+			v, ok := Negotiate(head[s.value:s.end])
+			return ok && v == V10
+		}
+	}
+	return true
 }
 
 func (d *Decoder) contentLength(value []byte) *Error {
@@ -391,7 +416,7 @@ func or(n, otherwise int) int {
 }
 
 func faultCommand(line []byte) *Error {
-	return fault("expected a STOMP command, found %s", quote(line))
+	return &Error{Text: "expected a STOMP command, found " + quote(line), UnknownCommand: true}
 }
 
 func faultNUL(line []byte) *Error {

@@ -4,11 +4,12 @@ import "fmt"
 
 // Error says what is wrong with bytes from a peer, or with values that were to be
 // sent to one. Text is for the peer and for people: what was expected and what
-// was found, cut where a peer chose its length. TooLarge is set where a limit is
-// the reason.
+// was found, cut where a peer chose its length, without the values of headers. One
+// of the flags is set where a limit is the reason, or a command that there is not.
 type Error struct {
-	Text     string
-	TooLarge bool
+	Text           string
+	TooLarge       bool
+	UnknownCommand bool
 }
 
 // Error is the text.
