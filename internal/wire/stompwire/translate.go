@@ -340,7 +340,7 @@ func AppendMessageHeaders(dst []byte, v Version, list []byte, persistent bool) (
 			out = AppendHeaderInt(out, HeaderTimestamp, int64(binary.BigEndian.Uint64(value)))
 		case id == message.Priority || id == message.Timestamp:
 			return dst, fault("property %s of a list has %d bytes", propertyNames[id], len(value))
-		case id == message.ReplyTo && !hasRabbitPrefix(value):
+		case id == message.ReplyTo && len(value) > 0 && !hasRabbitPrefix(value):
 			out = appendReplyTo(out, v, value)
 		default:
 			out, _ = AppendHeader(out, v, propertyNames[id], value) // left out if it cannot be expressed
