@@ -127,20 +127,32 @@ var layers = []layer{
 		not:      []string{"database/sql", "os"},
 	},
 	{
+		packages: "internal/stompws",
+		why:      "WebSockets become connections like others: it knows STOMP's frames apart, and nothing of who serves them",
+		mine:     []string{"internal/netserve", "internal/pipenet"},
+		others:   []string{"github.com/coder/websocket"},
+		not:      []string{"database/sql", "os"},
+	},
+	{
 		packages: "internal/link",
 		why:      "the seam between the client and a protocol: no wire format, no sockets of its own",
 		mine:     []string{"internal/endpoint"},
 		not:      []string{"os"},
 	},
 	{
+		packages: "internal/link/transport",
+		why:      "what the links have in common below their protocols, of which it knows none",
+		mine:     []string{"internal/link"},
+	},
+	{
 		packages: "internal/link/amqplink",
 		why:      "one connection of one protocol: its wire format, and the seam; nothing of a server",
-		mine:     []string{"internal/link", "internal/wire/amqpwire"},
+		mine:     []string{"internal/link", "internal/link/transport", "internal/wire/amqpwire"},
 	},
 	{
 		packages: "internal/link/stomplink",
-		why:      "one connection of one protocol: its wire format, and the seam; nothing of a server",
-		mine:     []string{"internal/link", "internal/wire/stompwire", "internal/endpoint"},
+		why:      "connections of one protocol: its wire format, and the seam; nothing of a server",
+		mine:     []string{"internal/link", "internal/link/transport", "internal/wire/stompwire", "internal/endpoint"},
 	},
 	{
 		packages: "internal/outbox",
@@ -158,7 +170,7 @@ var layers = []layer{
 		why:      "the composition root: it wires what is below, and only cli and ferrytest build on it",
 		mine: []string{
 			"internal/amqpserver", "internal/auth", "internal/broker", "internal/journal/...", "internal/message",
-			"internal/netserve", "internal/stompserver", "internal/vfs",
+			"internal/netserve", "internal/stompserver", "internal/stompws", "internal/vfs",
 		},
 		others: []string{"..."},
 	},

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -25,9 +26,9 @@ type channel struct {
 	id       uint16
 	sender   *sender
 	receiver *receiver
-	inbox    *inbox  // of a receiver, or of a sender's replies
-	gates    []*gate // shut when it ends
-	content  content // the reader's
+	inbox    *inbox            // of a receiver, or of a sender's replies
+	gates    []*transport.Gate // shut when it ends
+	content  content           // the reader's
 
 	gone chan struct{} // closed when it has ended
 
@@ -232,7 +233,7 @@ func (c *conn) answered(ch *channel, m amqpwire.Method) *link.Error {
 	if k.opens && ch.state == opening {
 		ch.state = working
 		for _, g := range ch.gates {
-			g.unlock()
+			g.Open()
 		}
 	}
 	close(k.done)
@@ -309,7 +310,7 @@ func (c *conn) end(ch *channel, err *link.Error) {
 		close(k.done)
 	}
 	for _, g := range ch.gates {
-		g.close(why)
+		g.Close(why)
 	}
 	close(ch.gone)
 }

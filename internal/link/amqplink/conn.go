@@ -2,29 +2,16 @@ package amqplink
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
-)
-
-const (
-	// farewellTime is how long the last words of a connection may take: close-ok,
-	// or the reason for which this side ends it. It is also how long what the
-	// broker said before a write failed is read.
-	farewellTime = time.Second
-
-	// A write that stands still for two heartbeats, and at least stallLeast, ends
-	// the connection; stallNoHeartbeat is for those that have none.
-	stallLeast       = 10 * time.Second
-	stallNoHeartbeat = 30 * time.Second
 )
 
 // conn is a connection that has logged in.
@@ -32,10 +19,7 @@ type conn struct {
 	o   link.Options
 	log *slog.Logger
 
-	raw    net.Conn // what was dialled
-	stream *stream  // around it
-	nc     net.Conn // the stream, or TLS over it
-	secure bool
+	line *transport.Line
 
 	// Agreed on in the handshake.
 	product, version string
@@ -43,13 +27,11 @@ type conn struct {
 	frameMax         uint32
 	heartbeat        time.Duration
 
-	in    input    // the reader's
-	found arrivals // the reader's
+	in    transport.Input // the reader's
+	found arrivals        // the reader's
 
-	// What the pulse looks at.
-	reads, writes atomic.Uint32 // calls of the transport that moved something
-	held          atomic.Bool   // the reader waits for a sink
-	blocked       atomic.Bool   // by connection.blocked
+	pulse   transport.Pulse
+	blocked atomic.Bool // by connection.blocked
 
 	wake     chan struct{} // for the writer, one slot
 	declares chan struct{} // a slot for who declares
@@ -75,13 +57,12 @@ type conn struct {
 	writeErr *link.Error // what ended the writer before the reader
 }
 
-func newConn(raw net.Conn, o link.Options) *conn {
+func newConn(line *transport.Line, o link.Options) *conn {
 	c := &conn{
 		o:        o,
 		log:      o.Logger,
-		raw:      raw,
-		stream:   &stream{Conn: raw},
-		in:       input{buf: make([]byte, readBuffer)},
+		line:     line,
+		in:       transport.NewInput(),
 		wake:     make(chan struct{}, 1),
 		declares: make(chan struct{}, 1),
 		written:  make(chan struct{}),
@@ -89,21 +70,18 @@ func newConn(raw net.Conn, o link.Options) *conn {
 		done:     make(chan struct{}),
 		channels: make(map[uint16]*channel),
 	}
-	c.nc = c.stream
 	// Only a heartbeat says that a broker that does not read is alive; the pulse
 	// ends the connection when it stops.
-	c.stream.excused = func() bool { return c.blocked.Load() && c.heartbeat > 0 }
+	line.Stream.Excused = func() bool { return c.blocked.Load() && c.heartbeat > 0 }
 	return c
 }
 
 // run starts the goroutines of a connection that has logged in.
 func (c *conn) run() {
-	stall := stallNoHeartbeat
+	c.line.Stream.Stall.Store(int64(transport.StallTime(c.heartbeat)))
 	if c.heartbeat > 0 {
-		stall = max(2*c.heartbeat, stallLeast)
-		c.goroutines.Go(c.pulse)
+		c.goroutines.Go(func() { c.pulse.Run(c.ending, c.heartbeat, c.heartbeat, c.beat, c.dead) })
 	}
-	c.stream.stall.Store(int64(stall))
 	c.goroutines.Go(c.read)
 	c.goroutines.Go(func() {
 		defer close(c.written)
@@ -161,7 +139,7 @@ func (c *conn) Close(ctx context.Context) error {
 }
 
 // fail ends the connection, if it has not ended yet. With farewell what is in
-// control is still written, if that takes no longer than farewellTime.
+// control is still written, if that takes no longer than transport.FarewellTime.
 func (c *conn) fail(err *link.Error, farewell bool) {
 	c.mu.Lock()
 	if c.over {
@@ -172,21 +150,14 @@ func (c *conn) fail(err *link.Error, farewell bool) {
 	c.mu.Unlock()
 	close(c.ending)
 	if !farewell {
-		c.cut()
+		c.line.Cut()
 	}
 	c.signal()
 }
 
-// cut closes the transport, which ends reads and writes that are under way.
-func (c *conn) cut() {
-	if err := c.raw.Close(); err != nil {
-		c.log.Debug("closing the transport", "error", err)
-	}
-}
-
 // awaitDone waits until all is over, with no farewell after the end of ctx.
 func (c *conn) awaitDone(ctx context.Context) {
-	stop := context.AfterFunc(ctx, c.cut)
+	stop := context.AfterFunc(ctx, c.line.Cut)
 	defer stop()
 	<-c.done
 }
@@ -208,16 +179,12 @@ func (c *conn) finish() {
 	for _, ch := range c.takeChannels() {
 		c.end(ch, c.err)
 	}
-	timer := time.AfterFunc(farewellTime, c.cut)
+	timer := time.AfterFunc(transport.FarewellTime, c.line.Cut)
 	<-c.written
-	if c.secure && c.farewell {
-		// Nobody is left to see a stalled write through, but the timer.
-		c.stream.stall.Store(0)
-		if err := c.nc.(*tls.Conn).CloseWrite(); err != nil {
-			c.log.Debug("ending TLS", "error", err)
-		}
+	if c.farewell {
+		c.line.EndTLS()
 	}
-	c.cut()
+	c.line.Cut()
 	timer.Stop()
 	c.goroutines.Wait()
 	close(c.done)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -181,7 +182,7 @@ func TestWhatIsNoProtocolEndsTheConnection(t *testing.T) {
 		},
 		"too large": func(_, r uint16) []byte {
 			out, _ := amqpwire.AppendDeliver(nil, r, "t", 1, false, nil, nil)
-			return header(out, r, bodyMost+1, nil)
+			return header(out, r, transport.BodyMost+1, nil)
 		},
 		"more than it said": func(_, r uint16) []byte {
 			out, _ := amqpwire.AppendDeliver(nil, r, "t", 1, false, nil, nil)

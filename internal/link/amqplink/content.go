@@ -6,18 +6,8 @@ import (
 	"io"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
-)
-
-const (
-	bodyMost   = 512 << 20 // bytes of a message that are taken from a peer
-	bodyAtOnce = 1 << 20   // of which so many are allocated before they are there
-
-	// Small bodies that came in one read share a piece of memory, and so do
-	// deliveries: few enough that one that is kept does not keep much.
-	slabMost       = 32 << 10
-	slabBodyMost   = 4 << 10
-	deliveriesMost = 64
 )
 
 // stages of a message that arrives (AMQP 0-9-1 §4.2.6).
@@ -40,24 +30,12 @@ type content struct {
 
 // arrivals is what the reader keeps from one message to the next.
 type arrivals struct {
+	transport.Arrivals
+
 	channel *channel // of the last frame
 	touched []*inbox // that have deliveries of this read
 
-	slab       []byte          // room for bodies
-	deliveries []link.Delivery // room for deliveries
-	wire       int             // bytes that the last message took, about
-
-	exchange, key, contentType, encoding, replyTo, kind, user, app last
-}
-
-// last is a text that is likely to come again.
-type last struct{ s string }
-
-func (l *last) of(b []byte) string {
-	if l.s != string(b) {
-		l.s = string(b)
-	}
-	return l.s
+	exchange, key, contentType, encoding, replyTo, kind, user, app transport.Last
 }
 
 // forget is called when the number of a channel becomes free.
@@ -65,33 +43,6 @@ func (a *arrivals) forget(ch *channel) {
 	if a.channel == ch {
 		a.channel = nil
 	}
-}
-
-// expected is how many messages the bytes that were read hold, about.
-func (a *arrivals) expected(unread int) int {
-	return min(max(1, (unread+a.wire-1)/max(1, a.wire)+1), deliveriesMost)
-}
-
-func (a *arrivals) delivery(unread int) *link.Delivery {
-	if len(a.deliveries) == 0 {
-		a.deliveries = make([]link.Delivery, a.expected(unread))
-	}
-	d := &a.deliveries[0]
-	a.deliveries = a.deliveries[1:]
-	return d
-}
-
-// room is room for a body of n bytes.
-func (a *arrivals) room(n, unread int) []byte {
-	if n > slabBodyMost {
-		return make([]byte, 0, min(n, bodyAtOnce))
-	}
-	if len(a.slab) < n {
-		a.slab = make([]byte, max(n, min(unread, slabMost)))
-	}
-	b := a.slab[:0:n]
-	a.slab = a.slab[n:]
-	return b
 }
 
 // deliver handles basic.deliver; the content follows.
@@ -117,10 +68,10 @@ func (c *conn) deliver(ch *channel, payload []byte) *link.Error {
 		return malformed("reading a delivery", io.ErrUnexpectedEOF)
 	}
 	a := &c.found
-	d := a.delivery(len(c.in.unread()))
+	d := a.Delivery(len(c.in.Unread()))
 	d.Tag, d.Redelivered = tag, redelivered
-	d.Message.Exchange, d.Message.Key = a.exchange.of(exchange), a.key.of(key)
-	a.wire = len(payload) + amqpwire.FrameOverhead
+	d.Message.Exchange, d.Message.Key = a.exchange.Of(exchange), a.key.Of(key)
+	a.Size = len(payload) + amqpwire.FrameOverhead
 	ch.content = content{stage: wantsHeader, delivery: d}
 	return nil
 }
@@ -164,8 +115,8 @@ func (c *conn) contentHeader(ch *channel, payload []byte) *link.Error {
 	if h.Class != amqpwire.ClassBasic {
 		return violation(fmt.Sprintf("got a content header of class %d on channel %d", h.Class, ch.id))
 	}
-	if h.BodySize > bodyMost {
-		return violation(fmt.Sprintf("got a message of %d bytes on channel %d: at most %d are taken", h.BodySize, ch.id, bodyMost))
+	if h.BodySize > transport.BodyMost {
+		return violation(fmt.Sprintf("got a message of %d bytes on channel %d: at most %d are taken", h.BodySize, ch.id, transport.BodyMost))
 	}
 	k := &ch.content
 	k.stage, k.left = wantsBody, h.BodySize
@@ -174,9 +125,9 @@ func (c *conn) contentHeader(ch *channel, payload []byte) *link.Error {
 		if err := a.properties(h.Properties, d, c.log); err != nil {
 			return malformed("reading properties", err)
 		}
-		a.wire += len(payload) + int(h.BodySize) + 2*amqpwire.FrameOverhead
+		a.Size += len(payload) + int(h.BodySize) + 2*amqpwire.FrameOverhead
 		if h.BodySize > 0 {
-			d.Message.Body = a.room(int(h.BodySize), len(c.in.unread()))
+			d.Message.Body = a.Room(int(h.BodySize), len(c.in.Unread()))
 		}
 	} else {
 		var d link.Delivery
@@ -204,7 +155,7 @@ func (c *conn) arrived(ch *channel) {
 	in := ch.inbox
 	if len(in.batch) == 0 {
 		c.found.touched = append(c.found.touched, in)
-		in.batch = make([]*link.Delivery, 0, c.found.expected(len(c.in.unread())))
+		in.batch = make([]*link.Delivery, 0, c.found.Expected(len(c.in.Unread())))
 	}
 	in.batch = append(in.batch, k.delivery)
 }
@@ -229,10 +180,10 @@ func (c *conn) deliverTo(in *inbox) *link.Error {
 	if in.ledger == nil {
 		// The broker counts these as done: they are given to the sink also while
 		// the receiver closes, and the sink may hold the reader up.
-		if in.gate.passable() {
-			c.held.Store(true)
+		if in.gate.Passable() {
+			c.pulse.Held.Store(true)
 			in.sink.Deliver(batch)
-			c.held.Store(false)
+			c.pulse.Held.Store(false)
 		}
 		return nil
 	}
@@ -241,9 +192,9 @@ func (c *conn) deliverTo(in *inbox) *link.Error {
 		return err
 	}
 	// What comes after Close goes back to the queue with the channel.
-	if ok && in.gate.enter() {
+	if ok && in.gate.Enter() {
 		in.sink.Deliver(batch)
-		in.gate.leave()
+		in.gate.Leave()
 	}
 	return nil
 }

@@ -2,19 +2,11 @@ package amqplink
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 )
-
-// keepAlive is how often an idle socket is probed by the system, for peers that
-// agree on no heartbeat.
-const keepAlive = 15 * time.Second
 
 // Open connects to the broker of o.Endpoint and logs in. It returns within 100 ms
 // of the end of ctx, with what ended it, unless o.Dial or o.Credentials take
@@ -34,72 +26,28 @@ func open(ctx context.Context, o link.Options) (*conn, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	user, password := o.Endpoint.User, o.Endpoint.Password
-	if o.Credentials != nil {
-		var err error
-		if user, password, err = o.Credentials(ctx, o.Endpoint); err != nil {
-			return nil, ended(ctx, "getting credentials", &link.Error{Kind: link.Unavailable, Text: "getting credentials", Err: err})
-		}
-	}
-	config, err := o.Endpoint.TLSConfig()
+	user, password, err := transport.Credentials(ctx, &o)
 	if err != nil {
-		return nil, &link.Error{Kind: link.Precondition, Text: "setting up TLS", Err: err}
+		return nil, err
 	}
-	dial := o.Dial
-	if dial == nil {
-		dial = (&net.Dialer{KeepAlive: keepAlive}).DialContext // which sets TCP_NODELAY
-	}
-	raw, err := dial(ctx, "tcp", o.Endpoint.Address())
+	line, err := transport.Dial(ctx, &o)
 	if err != nil {
-		return nil, ended(ctx, "connecting", lost("connecting to "+o.Endpoint.Address(), err))
+		return nil, err
 	}
-	c := newConn(raw, o)
+	c := newConn(line, o)
 
 	// Each wait below is a read or a write of this transport: closing it ends
 	// whichever is under way.
-	stop := context.AfterFunc(ctx, c.cut)
-	doing := "TLS handshake with " + o.Endpoint.Address()
-	if config != nil {
-		secure := tls.Client(c.stream, config)
-		if err := secure.HandshakeContext(ctx); err != nil {
-			return nil, c.giveUp(ctx, stop, doing, tlsError(doing, err))
-		}
-		c.nc, c.secure = secure, true
-	}
+	stop := context.AfterFunc(ctx, line.Cut)
 	h := handshake{conn: c, user: user, password: password}
 	if err := h.run(); err != nil {
-		return nil, c.giveUp(ctx, stop, h.doing, err)
+		stop()
+		line.Cut()
+		return nil, transport.Ended(ctx, h.doing, err)
 	}
 	if !stop() {
-		return nil, ended(ctx, "logging in", nil)
+		return nil, transport.Ended(ctx, "logging in", nil)
 	}
 	c.run()
 	return c, nil
-}
-
-// giveUp ends an attempt to connect.
-func (c *conn) giveUp(ctx context.Context, stop func() bool, doing string, err *link.Error) error {
-	stop()
-	c.cut()
-	return ended(ctx, doing, err)
-}
-
-// ended is err, unless what is behind it is the end of ctx.
-func ended(ctx context.Context, doing string, err *link.Error) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
-	}
-	return err
-}
-
-func tlsError(doing string, err error) *link.Error {
-	var header tls.RecordHeaderError
-	var verify *tls.CertificateVerificationError
-	switch {
-	case errors.As(err, &header):
-		return &link.Error{Kind: link.Protocol, Text: doing + ": the peer does not speak TLS", Err: err}
-	case errors.As(err, &verify):
-		return &link.Error{Kind: link.AccessRefused, Text: doing, Err: err}
-	}
-	return lost(doing, err)
 }

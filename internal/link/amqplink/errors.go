@@ -110,11 +110,6 @@ func malformed(doing string, err error) *link.Error {
 	return &link.Error{Kind: link.Protocol, Text: doing, Err: err}
 }
 
-// lost says that the transport failed.
-func lost(doing string, err error) *link.Error {
-	return &link.Error{Kind: link.Network, Text: doing, Err: err}
-}
-
 // wireCode is the reply code that the peer deserves for an error.
 func wireCode(err *link.Error) uint16 {
 	var wire *amqpwire.Error

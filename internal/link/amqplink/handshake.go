@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -30,8 +31,8 @@ type handshake struct {
 
 func (h *handshake) run() *link.Error {
 	h.doing = "sending the protocol header"
-	if _, err := h.nc.Write(amqpwire.ProtocolHeader[:]); err != nil {
-		return lost(h.doing, err)
+	if _, err := h.line.Write(amqpwire.ProtocolHeader[:]); err != nil {
+		return transport.Lost(h.doing, err)
 	}
 	h.doing = "waiting for connection.start"
 	start, err := expect[*amqpwire.ConnectionStart](h)
@@ -153,8 +154,8 @@ func (h *handshake) send(m amqpwire.Method) *link.Error {
 	if err != nil {
 		return &link.Error{Kind: link.Precondition, Text: h.doing, Err: err}
 	}
-	if _, err := h.nc.Write(out); err != nil {
-		return lost(h.doing, err)
+	if _, err := h.line.Write(out); err != nil {
+		return transport.Lost(h.doing, err)
 	}
 	return nil
 }
@@ -164,17 +165,17 @@ func (h *handshake) send(m amqpwire.Method) *link.Error {
 func expect[M amqpwire.Method](h *handshake) (M, *link.Error) {
 	var none M
 	for {
-		f, n, err := amqpwire.ParseFrame(h.in.unread(), h.in.frameMax(h.frameMax))
+		f, n, err := amqpwire.ParseFrame(h.in.Unread(), largest(h.frameMax))
 		if err != nil {
 			return none, h.garbage(err)
 		}
 		if n == 0 {
-			if err := h.in.fill(h.nc); err != nil {
+			if err := h.in.Fill(h.line); err != nil {
 				return none, h.hangup(err)
 			}
 			continue
 		}
-		h.in.take(n)
+		h.in.Take(n)
 		if f.Type == amqpwire.FrameHeartbeat {
 			continue
 		}
@@ -201,19 +202,19 @@ func expect[M amqpwire.Method](h *handshake) (M, *link.Error) {
 
 // hangup is the error of a read.
 func (h *handshake) hangup(err error) *link.Error {
-	if b := h.in.unread(); len(b) > 0 && errors.Is(err, io.EOF) {
+	if b := h.in.Unread(); len(b) > 0 && errors.Is(err, io.EOF) {
 		if e := h.foreign(b); e != nil {
 			return e
 		}
 	}
-	return lost(h.doing, err)
+	return transport.Lost(h.doing, err)
 }
 
 // garbage is the error of bytes that are no frame.
 func (h *handshake) garbage(err error) *link.Error {
 	// A whole protocol header may still be on its way; its first bytes say
 	// enough.
-	if e := h.foreign(h.in.unread()); e != nil {
+	if e := h.foreign(h.in.Unread()); e != nil {
 		return e
 	}
 	return malformed(h.doing, err)

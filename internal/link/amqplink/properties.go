@@ -58,9 +58,9 @@ func (a *arrivals) properties(raw []byte, d *link.Delivery, log *slog.Logger) er
 		}
 		switch flag {
 		case flagContentType:
-			m.ContentType = a.contentType.of(v)
+			m.ContentType = a.contentType.Of(v)
 		case flagContentEncoding:
-			m.ContentEncoding = a.encoding.of(v)
+			m.ContentEncoding = a.encoding.Of(v)
 		case flagHeaders:
 			readHeaders(v, d, log)
 		case flagDeliveryMode:
@@ -70,7 +70,7 @@ func (a *arrivals) properties(raw []byte, d *link.Delivery, log *slog.Logger) er
 		case flagCorrelationID:
 			m.CorrelationID = string(v)
 		case flagReplyTo:
-			m.ReplyTo = a.replyTo.of(v)
+			m.ReplyTo = a.replyTo.Of(v)
 		case flagExpiration:
 			m.Expiration = milliseconds(v)
 		case flagMessageID:
@@ -78,11 +78,11 @@ func (a *arrivals) properties(raw []byte, d *link.Delivery, log *slog.Logger) er
 		case flagTimestamp:
 			m.Timestamp = time.Unix(int64(binary.BigEndian.Uint64(v)), 0).UTC()
 		case flagType:
-			m.Type = a.kind.of(v)
+			m.Type = a.kind.Of(v)
 		case flagUserID:
-			m.UserID = a.user.of(v)
+			m.UserID = a.user.Of(v)
 		case flagAppID:
-			m.AppID = a.app.of(v)
+			m.AppID = a.app.Of(v)
 		}
 	}
 	if len(b) != 0 {

@@ -7,15 +7,16 @@ import (
 	"io"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
 // read is the reader: it gives what arrives to whom it is for, in order.
 func (c *conn) read() {
-	limit := c.in.frameMax(c.frameMax)
+	limit := largest(c.frameMax)
 	for !c.isOver() {
 		for {
-			f, n, err := amqpwire.ParseFrame(c.in.unread(), limit)
+			f, n, err := amqpwire.ParseFrame(c.in.Unread(), limit)
 			if err != nil {
 				c.violated(malformed("reading a frame", err))
 				return
@@ -23,7 +24,7 @@ func (c *conn) read() {
 			if n == 0 {
 				break
 			}
-			c.in.take(n)
+			c.in.Take(n)
 			if err := c.frame(f); err != nil {
 				c.violated(err)
 				return
@@ -33,11 +34,11 @@ func (c *conn) read() {
 			c.violated(err)
 			return
 		}
-		if err := c.in.fill(c.nc); err != nil {
+		if err := c.in.Fill(c.line); err != nil {
 			c.hungUp(err)
 			return
 		}
-		c.reads.Add(1)
+		c.pulse.Reads.Add(1)
 	}
 }
 
@@ -58,9 +59,9 @@ func (c *conn) hungUp(err error) {
 	switch {
 	case e != nil:
 	case errors.Is(err, io.EOF):
-		e = lost("the broker closed the connection without a word", io.EOF)
+		e = transport.Lost("the broker closed the connection without a word", io.EOF)
 	default:
-		e = lost("reading", err)
+		e = transport.Lost("reading", err)
 	}
 	c.fail(e, false)
 }
@@ -192,9 +193,12 @@ func (c *conn) channelMethod(ch *channel, payload []byte) *link.Error {
 	case *amqpwire.ChannelClose:
 		c.refusedBy(ch, m)
 	case *amqpwire.ChannelFlow:
+		if ch.sender != nil && !m.Active {
+			ch.sender.flow(false) // nothing is sent behind flow-ok
+		}
 		c.queue(ch.id, &amqpwire.ChannelFlowOk{Active: m.Active})
-		if ch.sender != nil {
-			ch.sender.flow(m.Active)
+		if ch.sender != nil && m.Active {
+			ch.sender.flow(true)
 		}
 	default:
 		return c.answered(ch, m)
@@ -221,11 +225,11 @@ func (c *conn) cancelled(ch *channel, m *amqpwire.BasicCancel) {
 	if ch.receiver != nil {
 		ch.receiver.cancelled.Store(true)
 	}
-	if in := ch.inbox; in != nil && in.gate.enter() {
+	if in := ch.inbox; in != nil && in.gate.Enter() {
 		in.sink.Cancelled(&link.Error{
 			Kind: link.Unavailable,
 			Text: "the broker ended the consumer, as it does when the queue is deleted or moves",
 		})
-		in.gate.leave()
+		in.gate.Leave()
 	}
 }

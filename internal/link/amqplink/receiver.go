@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -24,7 +25,7 @@ type receiver struct {
 // An inbox is where deliveries of a channel go.
 type inbox struct {
 	sink   link.Sink
-	gate   *gate
+	gate   *transport.Gate
 	ledger *ledger // nil if the broker settles when it sends
 
 	batch []*link.Delivery // the reader's: of this read
@@ -34,11 +35,11 @@ type inbox struct {
 // at the broker, and its sink is not called.
 func (c *conn) OpenReceiver(ctx context.Context, cfg link.ReceiverConfig, sink link.Sink) (link.Receiver, error) {
 	r := &receiver{conn: c, queue: cfg.Queue, ledger: newLedger()}
-	in := &inbox{sink: sink, gate: &gate{closed: sink.Closed}}
+	in := &inbox{sink: sink, gate: transport.NewGate(sink.Closed)}
 	if !cfg.NoAck {
 		in.ledger = r.ledger
 	}
-	r.ch = &channel{receiver: r, inbox: in, gates: []*gate{in.gate}}
+	r.ch = &channel{receiver: r, inbox: in, gates: []*transport.Gate{in.gate}}
 	if err := c.begin(r.ch); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -13,7 +14,7 @@ type sender struct {
 	conn    *conn
 	ch      *channel
 	src     link.Source
-	gate    *gate
+	gate    *transport.Gate
 	confirm bool
 
 	sent   atomic.Uint64 // messages that were taken; the writer counts
@@ -30,17 +31,17 @@ type sender struct {
 // OpenSender implements link.Conn. When it fails neither the source nor
 // cfg.Replies is called.
 func (c *conn) OpenSender(ctx context.Context, cfg link.SenderConfig, src link.Source) (link.Sender, error) {
-	s := &sender{conn: c, src: src, confirm: cfg.Confirm, gate: &gate{closed: src.Closed}}
-	s.ch = &channel{sender: s, gates: []*gate{s.gate}}
+	s := &sender{conn: c, src: src, confirm: cfg.Confirm, gate: transport.NewGate(src.Closed)}
+	s.ch = &channel{sender: s, gates: []*transport.Gate{s.gate}}
 	requests := []amqpwire.Method{&amqpwire.ChannelOpen{}}
 	if cfg.Confirm {
 		requests = append(requests, &amqpwire.ConfirmSelect{})
 	}
 	if cfg.Replies != nil {
-		s.ch.inbox = &inbox{sink: cfg.Replies, gate: &gate{closed: cfg.Replies.Closed}}
+		s.ch.inbox = &inbox{sink: cfg.Replies, gate: transport.NewGate(cfg.Replies.Closed)}
 		// It is closed first: whoever waits for a reply to what was confirmed must
 		// not take a confirm on the next channel for that.
-		s.ch.gates = []*gate{s.ch.inbox.gate, s.gate}
+		s.ch.gates = []*transport.Gate{s.ch.inbox.gate, s.gate}
 		requests = append(requests, &amqpwire.BasicConsume{Queue: link.DirectReplyTo, NoAck: true})
 	}
 	if err := c.begin(s.ch); err != nil {
@@ -76,18 +77,18 @@ func (s *sender) settled(tag uint64, multiple, refused bool) *link.Error {
 	if sent := s.sent.Load(); tag == 0 || tag > sent || !s.confirm {
 		return violation("the broker confirms a message that was not sent")
 	}
-	if s.gate.enter() {
+	if s.gate.Enter() {
 		s.src.Settled(tag, multiple, refused)
-		s.gate.leave()
+		s.gate.Leave()
 	}
 	return nil
 }
 
 // returned is for the reader: no queue took a message.
 func (s *sender) returned(id string, err *link.Error) {
-	if s.gate.enter() {
+	if s.gate.Enter() {
 		s.src.Returned(id, err)
-		s.gate.leave()
+		s.gate.Leave()
 	}
 }
 
@@ -105,6 +106,6 @@ func (s *sender) unsendable(tag uint64, err error) {
 	e := &link.Error{Kind: link.Unsendable, Tag: tag, Err: err}
 	s.conn.abandon(s.ch)
 	for _, g := range s.ch.gates {
-		g.close(e)
+		g.Close(e)
 	}
 }

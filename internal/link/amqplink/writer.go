@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -114,10 +115,10 @@ func (w *writer) publish() error {
 // take takes messages from one sender, and tells whether it may have more.
 func (w *writer) take(s *sender) (more bool, err error) {
 	s.woken.Store(false) // before Next: who wakes it from here on is heard
-	if s.shut.Load() || s.paused.Load() || !s.gate.enter() {
+	if s.shut.Load() || s.paused.Load() || !s.gate.Enter() {
 		return false, nil
 	}
-	defer s.gate.leave()
+	defer s.gate.Leave()
 	fit := (flushBytes-len(w.out))/max(s.size, sizeAtLeast) + 1
 	batch := s.src.Next(min(fit, takeMost))
 	for i := range batch {
@@ -155,7 +156,7 @@ func (w *writer) take(s *sender) (more bool, err error) {
 
 // flush writes out.
 func (w *writer) flush() error {
-	if _, err := w.nc.Write(w.out); err != nil {
+	if _, err := w.line.Write(w.out); err != nil {
 		return err
 	}
 	w.flushed()
@@ -163,13 +164,13 @@ func (w *writer) flush() error {
 }
 
 func (w *writer) flushed() {
-	w.writes.Add(1)
+	w.pulse.Writes.Add(1)
 	w.out = w.out[:0]
 	for _, s := range w.untold {
 		s.told = false
-		if s.gate.enter() {
+		if s.gate.Enter() {
 			s.src.Written(s.sent.Load())
-			s.gate.leave()
+			s.gate.Leave()
 		}
 	}
 	clear(w.untold)
@@ -180,7 +181,7 @@ func (w *writer) flushed() {
 // to be encrypted.
 func (w *writer) writeLarge(channel uint16, body []byte) error {
 	most := int(w.frameMax) - amqpwire.FrameOverhead
-	if w.secure {
+	if w.line.Secure {
 		for len(body) > 0 {
 			n := min(most, len(body))
 			w.out = amqpwire.AppendBody(w.out, channel, body[:n], w.frameMax)
@@ -190,10 +191,10 @@ func (w *writer) writeLarge(channel uint16, body []byte) error {
 			if len(body) == 0 {
 				return w.flush()
 			}
-			if _, err := w.nc.Write(w.out); err != nil { // not all of it yet: nobody is told
+			if _, err := w.line.Write(w.out); err != nil { // not all of it yet: nobody is told
 				return err
 			}
-			w.writes.Add(1)
+			w.pulse.Writes.Add(1)
 			w.out = w.out[:0]
 		}
 		return nil
@@ -216,7 +217,7 @@ func (w *writer) writeLarge(channel uint16, body []byte) error {
 	w.frames = append(w.frames, amqpwire.FrameEnd)
 	w.pieces = append(w.pieces, w.frames[len(w.frames)-1:])
 	left := w.pieces // what was written is taken off it
-	err := w.stream.writeAll(&left)
+	err := w.line.Stream.WriteAll(&left)
 	clear(w.pieces)
 	if err != nil {
 		return err
@@ -228,15 +229,15 @@ func (w *writer) writeLarge(channel uint16, body []byte) error {
 // broken ends the connection when it cannot be written to. What the broker had
 // said before may be why, and is read first.
 func (w *writer) broken(err error) {
-	if errors.Is(err, errStalled) {
+	if errors.Is(err, transport.ErrStalled) {
 		w.fail(&link.Error{Kind: link.Dead, Text: "the broker does not read", Err: err}, false)
 		return
 	}
-	e := lost("writing", err)
+	e := transport.Lost("writing", err)
 	w.mu.Lock()
 	w.writeErr = e
 	w.mu.Unlock()
-	if err := w.raw.SetReadDeadline(time.Now().Add(farewellTime)); err != nil {
+	if err := w.line.SetReadDeadline(time.Now().Add(transport.FarewellTime)); err != nil {
 		w.fail(e, false)
 	}
 }

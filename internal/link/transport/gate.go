@@ -1,11 +1,11 @@
-package amqplink
+package transport
 
 import "sync"
 
-// A gate is what calls to a source or a sink pass. When it is shut, the calls
+// A Gate is what calls to a source or a sink pass. When it is shut, the calls
 // that are in it return first, and then closed is called, once. It begins shut
 // for good if it was never opened: closed is then not called.
-type gate struct {
+type Gate struct {
 	closed func(error)
 
 	mu    sync.Mutex // guards the rest; not held during calls
@@ -15,16 +15,19 @@ type gate struct {
 	err   error
 }
 
-// unlock opens the gate, and tells whether it was not shut before.
-func (g *gate) unlock() bool {
+// NewGate makes a gate that is not open yet.
+func NewGate(closed func(error)) *Gate { return &Gate{closed: closed} }
+
+// Open opens the gate, and tells whether it was not shut before.
+func (g *Gate) Open() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.open = !g.shut
 	return g.open
 }
 
-// enter begins a call; leave ends it if enter said true.
-func (g *gate) enter() bool {
+// Enter begins a call; Leave ends it if Enter said true.
+func (g *Gate) Enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.open || g.shut {
@@ -34,7 +37,8 @@ func (g *gate) enter() bool {
 	return true
 }
 
-func (g *gate) leave() {
+// Leave ends a call.
+func (g *Gate) Leave() {
 	g.mu.Lock()
 	g.calls--
 	last := g.calls == 0 && g.shut
@@ -44,15 +48,15 @@ func (g *gate) leave() {
 	}
 }
 
-// passable tells whether a call that is not waited for may begin.
-func (g *gate) passable() bool {
+// Passable tells whether a call that is not waited for may begin.
+func (g *Gate) Passable() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.open && !g.shut
 }
 
-// close shuts the gate; err goes to closed.
-func (g *gate) close(err error) {
+// Close shuts the gate; err goes to closed.
+func (g *Gate) Close(err error) {
 	g.mu.Lock()
 	if g.shut {
 		g.mu.Unlock()
