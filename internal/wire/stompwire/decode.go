@@ -67,6 +67,9 @@ type span struct {
 // frames: LF, or CR LF. They are heart-beats (STOMP 1.2, Heart-beating), and the
 // caller may discard them. A CR that is src's last byte is not among them. A NUL
 // counts as one: RabbitMQ passes over it, for clients that end a frame twice.
+//
+// An owner discards them each time before it calls Head, or leaves them to Head
+// each time: between two calls for one frame src may only grow.
 func EOLs(src []byte) int {
 	n := 0
 	for n < len(src) {
@@ -130,6 +133,9 @@ func (d *Decoder) head(src []byte) (int, *Error) {
 	maxLine, maxHead := or(d.Limits.Line, DefaultLine), or(d.Limits.Head, DefaultHead)
 	maxHeaders := or(d.Limits.Headers, DefaultHeaders)
 	for {
+		if len(d.spans) == maxHeaders && !beginsEOL(src[d.line:]) {
+			return 0, tooLarge("a frame has more than %d headers", maxHeaders)
+		}
 		// The line's LF is before this place, or the line or the head is too long.
 		end := min(d.line+maxLine+1, d.start+maxHead)
 		window := src[:min(end, len(src))]
@@ -155,14 +161,16 @@ func (d *Decoder) head(src []byte) (int, *Error) {
 		if len(line) == 0 {
 			return i + 1, d.finish(src[d.start:i])
 		}
-		if len(d.spans) == maxHeaders {
-			return 0, tooLarge("a frame has more than %d headers", maxHeaders)
-		}
 		if err := d.header(line); err != nil {
 			return 0, err
 		}
 		d.line, d.seen = i+1, i+1
 	}
+}
+
+// beginsEOL tells whether b is an EOL and more, or may become one.
+func beginsEOL(b []byte) bool {
+	return len(b) == 0 || b[0] == '\n' || b[0] == '\r' && (len(b) == 1 || b[1] == '\n')
 }
 
 // command parses EOLs and the command's line. ok is false where there is an
@@ -419,7 +427,9 @@ func faultCommand(line []byte) *Error {
 	return &Error{Text: "expected a STOMP command, found " + quote(line), UnknownCommand: true}
 }
 
+// faultNUL says as much as it says when the NUL is the last byte there is.
 func faultNUL(line []byte) *Error {
+	line = line[:bytes.IndexByte(line, 0)+1]
 	return fault("a NUL before the blank line that ends the headers, in the line %s", quoteName(line))
 }
 
