@@ -139,7 +139,11 @@ func (p *producer) recordLocked() []byte {
 // note adds the identity of a record's message, if it has one, to what was
 // accepted with this batch.
 func (l *log) note(bb *batchBuffers, r *record) {
-	if r.ext == nil || r.ext.from == nil {
+	if !r.identified() {
+		return
+	}
+	if r.ext.window != nil {
+		l.noteID(r.ext)
 		return
 	}
 	p := r.ext.from
@@ -159,7 +163,7 @@ func (l *log) note(bb *batchBuffers, r *record) {
 // writeNoted writes what was noted: before the batch is sent, and before a
 // transaction begins, whose end may be in another batch.
 func (l *log) writeNoted(bb *batchBuffers) {
-	if len(l.noted) == 0 {
+	if len(l.noted) == 0 && len(l.windows) == 0 {
 		return
 	}
 	bb.mixed = true
@@ -170,6 +174,7 @@ func (l *log) writeNoted(bb *batchBuffers) {
 	}
 	clear(l.noted)
 	l.noted, l.notedBytes, bb.accepted = l.noted[:0], 0, bb.accepted[:0]
+	l.writeIDs(bb)
 }
 
 // appendBatch appends the record of what the open batch has of a producer.

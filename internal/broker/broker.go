@@ -55,8 +55,9 @@ type Config struct {
 	Alarms       AlarmConfig   // what blocks publishers
 	CleanEvery   time.Duration // how often the journal is looked at for cleaning; 0: 500 ms
 
-	batchBytes, partBytes int // of tests: batchBody and partSize
-	producers             int // of tests: producersMax
+	batchBytes, partBytes int          // of tests: batchBody and partSize
+	producers             int          // of tests: producersMax
+	windows               windowLimits // of tests
 }
 
 // Broker holds everything. Open makes one.

@@ -244,6 +244,19 @@ func (b *Broker) takeCheckpoint() error {
 				}
 			}
 		}
+		for _, w := range v.windows.list() {
+			w.mu.Lock()
+			if blob := w.recordLocked(); blob != nil {
+				put(recIDs, blob)
+			}
+			w.mu.Unlock()
+			if written > stateStep {
+				written = 0
+				if err := b.flushLog(); err != nil {
+					return err
+				}
+			}
+		}
 		v.mu.RLock()
 		for _, x := range v.exchanges {
 			for _, bind := range x.bindings {

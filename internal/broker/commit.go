@@ -251,7 +251,7 @@ func (l *log) skipSettled(bb *batchBuffers, recs []record) {
 			}
 			continue
 		}
-		if r.ext != nil && r.ext.from != nil {
+		if r.identified() {
 			*r = r.withoutMessage()
 			continue
 		}

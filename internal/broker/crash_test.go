@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -45,6 +46,7 @@ type note struct {
 	text     string
 	queue    string
 	id       string // its identity, empty: it has none
+	dupl     string // its duplicate id, empty: it has none
 	begun    int    // when it was about to be published
 	sure     int    // when it was known to be safe
 	settling int    // when its settlement was about to begin
@@ -139,7 +141,7 @@ func (s *story) unbind(c *client, exchange, key, queue string) {
 }
 
 // post publishes a message of a size, and notes it for all queues that get it.
-// Most have an identity.
+// Most have an identity, or a duplicate id.
 func (s *story) post(c *client, exchange, key string, size int, persistent bool, queues ...string) []*note {
 	s.t.Helper()
 	s.count++
@@ -150,14 +152,21 @@ func (s *story) post(c *client, exchange, key string, size int, persistent bool,
 		s.ids[p]++
 		id = fmt.Sprint(p, "-", s.ids[p])
 	}
+	dupl := ""
+	if id == "" && exchange == "" {
+		dupl = fmt.Sprint("d", s.count)
+	}
 	var list []*note
 	for _, q := range queues {
-		list = append(list, &note{text, q, id, s.now(), never, never, never})
+		list = append(list, &note{text, q, id, dupl, s.now(), never, never, never})
 	}
-	if id == "" {
-		c.publish(exchange, key, text, persistent)
-	} else {
+	switch {
+	case id != "":
 		c.bring(exchange, key, id, text, persistent)
+	case dupl != "":
+		c.put(exchange, key, dupl, text, persistent)
+	default:
+		c.publish(exchange, key, text, persistent)
 	}
 	if persistent {
 		s.notes = append(s.notes, list...)
@@ -289,6 +298,9 @@ func (s *story) tell() {
 	for i := range 4 {
 		w.publishes = append(w.publishes, s.post(tx, "x", "k.t", 100+900*(i%2), true, "a", "b")...)
 	}
+	for range 4 {
+		w.publishes = append(w.publishes, s.post(tx, "", "b", 100, true, "b")...)
+	}
 	s.wholes = append(s.wholes, w)
 	if err := tx.ch.TxCommit(); err != nil {
 		s.t.Fatal(err)
@@ -392,18 +404,30 @@ func (w *world) found(c *client) (map[string][]string, error) {
 // bring publishes a message with an identity.
 func (c *client) bring(exchange, key, id, text string, persistent bool, more ...[]byte) {
 	c.t.Helper()
+	c.publishWith(exchange, key, named(id, more...), text, persistent)
+}
+
+// put publishes a message with a duplicate id.
+func (c *client) put(exchange, key, id, text string, persistent bool) {
+	c.t.Helper()
+	c.publishWith(exchange, key, duplicate(id), text, persistent)
+}
+
+func (c *client) publishWith(exchange, key string, props []byte, text string, persistent bool) {
+	c.t.Helper()
 	err := c.ch.Publish(&Publish{
-		Exchange: []byte(exchange), Key: []byte(key), Persistent: persistent, Properties: named(id, more...), Body: []byte(text),
+		Exchange: []byte(exchange), Key: []byte(key), Persistent: persistent, Properties: props, Body: []byte(text),
 	})
 	if err != nil {
-		c.t.Fatalf("publish %s: %v", id, err)
+		c.t.Fatalf("publish %.20s: %v", text, err)
 	}
 	c.Flush()
 }
 
-// resend brings messages again, to another queue, as publishers do after a crash
-// that left all. Those that were confirmed, and those that are there, must be
-// dropped; those that are lost must not, nor copies that others publish.
+// resend brings messages again, to another queue if they have an identity, as
+// publishers do after a crash that left all. Those that were confirmed, and those
+// that are there, must be dropped; those that are lost must not, nor copies that
+// others publish.
 func (s *story) resend(w *world, at int, all map[string][]string) error {
 	c := w.client()
 	defer c.Close()
@@ -421,17 +445,28 @@ func (s *story) resend(w *world, at int, all map[string][]string) error {
 	}
 	type state struct{ there, sure, lost bool }
 	known := map[string]*state{}
+	queueOf := map[string]string{} // messages with duplicate ids
 	for i, n := range s.notes {
-		if near := i > begun-40 && i < begun+3; n.id == "" || !near && i%23 > 0 && !long {
+		if near := i > begun-40 && i < begun+3; n.id+n.dupl == "" || !near && i%23 > 0 && !long {
 			continue
 		}
-		x := known[n.id]
+		if _, ok := all[n.queue]; n.dupl != "" && !ok {
+			continue
+		}
+		x := known[n.id+n.dupl]
 		if x == nil {
 			x = &state{}
-			known[n.id] = x
-			c.bring("", "resent", n.id, n.id, true, mark(2))
-			c.bring("", "resent", n.id, n.id, true, mark(3))
-			c.bring("", "copied", n.id, n.id, true)
+			known[n.id+n.dupl] = x
+			if n.dupl != "" {
+				queueOf[n.dupl] = n.queue
+				c.put("", n.queue, n.dupl, n.dupl, true)
+				c.put("", n.queue, n.dupl, n.dupl, true)
+				c.put("", "copied", n.dupl, n.dupl, true)
+			} else {
+				c.bring("", "resent", n.id, n.id, true, mark(2))
+				c.bring("", "resent", n.id, n.id, true, mark(3))
+				c.bring("", "copied", n.id, n.id, true)
+			}
 		}
 		there := slices.Contains(all[n.queue], n.text)
 		x.there = x.there || there
@@ -445,6 +480,9 @@ func (s *story) resend(w *world, at int, all map[string][]string) error {
 		return fmt.Errorf("of %d copies %d are stored", len(known), n)
 	}
 	taken := c.drain("resent")
+	for _, q := range slices.Compact(slices.Sorted(maps.Values(queueOf))) {
+		taken = append(taken, c.drain(q)...)
+	}
 	for id, x := range known {
 		n := 0
 		for _, t := range taken {

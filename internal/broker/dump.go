@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/message"
@@ -45,6 +46,11 @@ type RecordInfo struct {
 
 	// Of messages with an identity: those of the producer Name that were accepted.
 	Accepted []AcceptedRun
+
+	// Of messages with a duplicate id: the hashes of the ids that were published to
+	// the exchange Name with Key. Whole: they are all that are remembered.
+	IDs   [][]byte
+	Whole bool
 }
 
 // MessageRef names a message by its queue's number and its place there.
@@ -77,6 +83,7 @@ var recordNames = [...]string{
 	recState:         "queue-state",
 	recCheckpointEnd: "checkpoint-end",
 	recAccepted:      "accepted",
+	recIDs:           "ids",
 }
 
 // DescribeHead calls visit with each record of a batch's head, in order. What
@@ -170,6 +177,11 @@ func (d *describer) record() (RecordInfo, error) {
 			s, end = d.acceptedRun(end)
 			r.Accepted[i] = AcceptedRun{s.first, s.last}
 		}
+	case recIDs:
+		r.VHost, r.Name, r.Key = d.text(), d.text(), d.text()
+		var ids []byte
+		r.Whole, ids = d.ids()
+		r.IDs = slices.Collect(slices.Chunk(ids, len(dupID{})))
 	}
 	return r, d.err
 }

@@ -95,6 +95,12 @@ var described = []struct {
 		append(texts(nums(recAccepted), "v", "p0"), 2, 5, 3, 1, 2),
 		RecordInfo{Kind: "accepted", VHost: "v", Name: "p0", Accepted: []AcceptedRun{{5, 7}, {9, 10}}},
 	},
+	{
+		append(texts(nums(recIDs), "v", "x", "key"), "\x01\x020123456789abcdefghijklmnopqrstuv"...),
+		RecordInfo{
+			Kind: "ids", VHost: "v", Name: "x", Key: "key", Whole: true, IDs: [][]byte{[]byte("0123456789abcdef"), []byte("ghijklmnopqrstuv")},
+		},
+	},
 }
 
 func TestDescribeHeadKnowsEveryRecord(t *testing.T) {

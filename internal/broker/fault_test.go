@@ -43,7 +43,7 @@ func TestEveryFlippedByte(t *testing.T) {
 		t.Fatalf("undamaged: %d %d %v", len(want["a"]), len(want["b"]), err)
 	}
 	flips, filled, refused := 0, 0, 0
-	for _, e := range list(t, s.fs) {
+	for _, e := range files(t, s.fs) {
 		data := read(t, s.fs, e)
 		for at := range data {
 			if data[at] == 0 && at%32 != 0 && !long {
@@ -92,7 +92,7 @@ func contents(t *testing.T, m *vfs.Mem) (map[string][]string, error) {
 	return all, errors.Join(err, w.tryStop())
 }
 
-func list(t *testing.T, m *vfs.Mem) (names []string) {
+func files(t *testing.T, m *vfs.Mem) (names []string) {
 	t.Helper()
 	entries, err := m.List("data")
 	if err != nil {

@@ -61,6 +61,7 @@ func FuzzReplay(f *testing.F) {
 		for _, p := range r.b.vhosts["/"].producers.list() {
 			p.all.sound(t)
 		}
+		r.b.vhosts["/"].windows.sound(t)
 		for _, q := range r.queues {
 			ready := 0
 			q.chunks.each(func(k *chunk) { ready += k.live })

@@ -1,21 +1,37 @@
 package broker
 
-// insert puts publishes into their queues, in runs that share a route and a
-// producer.
+// insert puts publishes into their queues, in runs that share a route, and a
+// producer or a window.
 func (s *Session) insert(items []pubItem) {
 	for len(items) > 0 {
-		r, p := items[0].r, items[0].from
-		n := 1
-		for n < len(items) && items[n].r == r && items[n].from == p && (p == nil || items[n].id > items[n-1].id) {
+		first, n := &items[0], 1
+		for n < len(items) && items[n].follows(&items[n-1]) {
 			n++
 		}
 		run := items[:n]
 		items = items[n:]
-		if p != nil {
-			s.insertOnce(p, r, run)
-		} else {
-			s.insertRun(r, run)
+		switch {
+		case first.from != nil:
+			s.insertOnce(first.from, first.r, run)
+		case first.ext != nil:
+			s.insertWindowed(first.r, run)
+		default:
+			s.insertRun(first.r, run)
 		}
+	}
+}
+
+// follows tells whether a publish can be in one run with the one before it.
+func (it *pubItem) follows(last *pubItem) bool {
+	switch {
+	case it.r != last.r || it.from != last.from:
+		return false
+	case it.from != nil:
+		return it.id > last.id
+	case it.ext == nil || last.ext == nil:
+		return it.ext == last.ext
+	default:
+		return it.ext.window == last.ext.window
 	}
 }
 

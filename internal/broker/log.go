@@ -18,9 +18,10 @@ const (
 )
 
 // A record is one change that waits to be written. One of a message that has an
-// identity holds its number in n, and its producer in ext; it does so also when
-// the message needs no record any more, as recNone. A recNone without ext confirms
-// the n publishes behind tag too.
+// identity holds its number in n, and its producer in ext, and one of a message
+// with a duplicate id its window and the id in ext; it does so also when the
+// message needs no record any more, as recNone. A recNone without ext confirms the
+// n publishes behind tag too.
 type record struct {
 	kind recordKind
 	n    uint64
@@ -36,6 +37,8 @@ type recordExt struct {
 	targets []target
 	blob    []byte // an encoded record
 	from    *producer
+	window  *window
+	id      dupID
 	placed  func(pos uint64)
 	moved   func(old *stored) // of a message that cleaning copied
 }
@@ -73,6 +76,7 @@ type log struct {
 	inTx       bool        // the last batch that was sent ends within a transaction
 	open       bool        // the last record that was encoded is within one
 	noted      []*producer // that have something in the open batch
+	windows    []*window   // and those
 	notedBytes int         // that the records of it may take
 	spare      []record
 	checkpoint atomic.Uint64
@@ -133,15 +137,19 @@ func (l *log) publishLocked(it *pubItem, queue, seq uint64) {
 	r := record{kind: recRun, m: it.m, q: queue, seq: seq, tag: it.tag}
 	if it.from != nil {
 		r.n, r.ext = it.id, it.from.ext
+	} else {
+		r.ext = it.ext
 	}
 	l.appendPublishLocked(it, r)
 }
 
 func (l *log) publishManyLocked(it *pubItem, targets []target) {
-	r := record{kind: recMany, m: it.m, tag: it.tag, ext: &recordExt{targets: targets}}
-	if it.from != nil {
-		r.n, r.ext.from = it.id, it.from
+	r := record{kind: recMany, m: it.m, tag: it.tag, ext: it.ext}
+	if r.ext == nil {
+		r.ext = &recordExt{from: it.from}
+		r.n = it.id
 	}
+	r.ext.targets = targets
 	l.appendPublishLocked(it, r)
 }
 
@@ -282,7 +290,7 @@ func (l *log) cancelLocked(m *stored, queue uint64) {
 		}
 	}
 	l.bytes -= int(m.size)
-	if r.ext != nil && r.ext.from != nil {
+	if r.identified() {
 		*r = r.withoutMessage()
 		return
 	}
@@ -292,14 +300,24 @@ func (l *log) cancelLocked(m *stored, queue uint64) {
 	*r = record{}
 }
 
-// withoutMessage is what is left of the record of a message with an identity
-// that is settled before it was written: that it was accepted. Its confirm waits
-// for that. Were it sent at once, and power went off before the batch is
-// written, a publisher that lost the confirm with it, or what it noted of it,
-// would send the message again, and it would be taken for a new one. So a
-// confirm means of each message with an identity that it cannot enter again.
+// identified tells whether the message of a record has an identity or a duplicate
+// id.
+func (r *record) identified() bool {
+	return r.ext != nil && (r.ext.from != nil || r.ext.window != nil)
+}
+
+// withoutMessage is what is left of the record of such a message that is settled
+// before it was written: that it was accepted. Its confirm waits for that. Were it
+// sent at once, and power went off before the batch is written, a publisher that
+// lost the confirm with it, or what it noted of it, would send the message again,
+// and it would be taken for a new one. So a confirm means of each such message
+// that it cannot enter again.
 func (r *record) withoutMessage() record {
-	return record{n: r.n, ext: r.ext.from.ext, ch: r.ch, tag: r.tag}
+	left := record{n: r.n, ext: r.ext, ch: r.ch, tag: r.tag}
+	if r.ext.from != nil {
+		left.ext = r.ext.from.ext
+	}
+	return left
 }
 
 func (l *log) markLocked(kind recordKind) { l.recs = append(l.recs, record{kind: kind}) }

@@ -34,6 +34,11 @@ func parseID(id []byte) (name []byte, seq uint64, ok bool) {
 	return id[:n], seq, seq > 0
 }
 
+func isID(id []byte) bool {
+	_, _, ok := parseID(id)
+	return ok
+}
+
 func isProducerByte(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' }
 
 func isProducerName(name []byte) bool {
@@ -282,14 +287,26 @@ func (s *Session) insertOnce(p *producer, r *path, run []pubItem) {
 func (s *Session) dropRepeats(p *producer, run []pubItem) (rest []pubItem) {
 	repeats := s.pub.repeats[:0]
 	rest = run[:0]
-	freed := 0
 	for i := range run {
 		if p.repeatsLocked(&run[i]) {
-			freed += int(run[i].m.size)
 			repeats = append(repeats, run[i])
 		} else {
 			rest = append(rest, run[i])
 		}
+	}
+	s.dropped(repeats)
+	return rest
+}
+
+// dropped lets go of repeats, which are in the session's scratch, and confirms
+// them.
+func (s *Session) dropped(repeats []pubItem) {
+	if len(repeats) == 0 {
+		return
+	}
+	freed := 0
+	for i := range repeats {
+		freed += int(repeats[i].m.size)
 	}
 	s.b.evict.hot.Add(int64(-freed))
 	s.confirmRepeats(repeats)
@@ -297,7 +314,6 @@ func (s *Session) dropRepeats(p *producer, run []pubItem) (rest []pubItem) {
 	if s.pub.repeats = repeats[:0]; cap(repeats) > 64 {
 		s.pub.repeats = nil
 	}
-	return rest
 }
 
 // confirmRepeats confirms messages whose originals are in the log, or have

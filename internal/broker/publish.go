@@ -32,9 +32,10 @@ type pubItem struct {
 	m         *stored
 	r         *path
 	ch        *Channel
-	tag       uint64    // 0: no confirm is wanted
-	from      *producer // nil: the message has no identity
-	id        uint64    // its number, by its producer
+	tag       uint64     // 0: no confirm is wanted
+	from      *producer  // nil: the message has no identity
+	id        uint64     // its number, by its producer
+	ext       *recordExt // its window and its id there; nil: it has no duplicate id
 	mandatory bool
 	marked    bool // it may repeat one that was accepted before
 }
@@ -58,6 +59,7 @@ type publisher struct {
 	checked   []byte // the last property list that was found good, and to route by key alone
 	idAt      int    // where in checked the text of an identity is
 	idLen     int    // its length, 0: there is none
+	duplicate bool   // that is the value of duplicateHeader, not of idHeader
 	direct    bool   // checked, or the list that was routed last, has a reply-to to be replaced
 	id        []byte // the identity's text of what was routed last; empty: it has none
 	bare      []byte // the properties of what was routed last without its mark; nil: they had none
@@ -65,8 +67,11 @@ type publisher struct {
 
 	pressure *Queue // a queue that has more than it can deliver
 
+	window *window     // of the last message that had one
+	exts   []recordExt // to be carved from
+
 	settling []delivered // scratch of Channel.settle
-	repeats  []pubItem   // scratch of dropRepeats
+	repeats  []pubItem   // scratch of dropRepeats and insertNewLocked
 }
 
 func (p *publisher) message() *stored {
@@ -203,7 +208,13 @@ func (ch *Channel) enqueue(block []byte, r *path, p *Publish, marked bool) {
 	m.setBlock(block)
 	m.persistent = p.Persistent
 	it := pubItem{m: m, r: r, ch: ch, mandatory: p.Mandatory, marked: marked}
-	it.from, it.id = ch.identify(pub.id)
+	switch {
+	case len(pub.id) == 0:
+	case pub.duplicate:
+		it.ext = pub.remember(pub.id, r, p)
+	default:
+		it.from, it.id = ch.identify(pub.id)
+	}
 	if ch.tx != nil {
 		ch.tx.pubs = append(ch.tx.pubs, it)
 		ch.tx.bytes += len(block)
@@ -229,7 +240,7 @@ func (s *Session) Flush() {
 	}
 	if p.slabNext = min(2*p.bytes, slabMax); len(p.items) < 4 {
 		// A connection that publishes now and then keeps no slab.
-		p.slab, p.slabNext, p.pool = nil, 0, nil
+		p.slab, p.slabNext, p.pool, p.exts = nil, 0, nil, nil
 	}
 	s.b.evict.hot.Add(int64(p.bytes))
 	if s.b.blocked.Load() != nil {

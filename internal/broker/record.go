@@ -41,6 +41,11 @@ import (
 //	                                         accepted, as runs, each skip behind the end
 //	                                         of the last; in the batch of the messages,
 //	                                         and in a checkpoint
+//	ids        vhost, exchange, key, whole, n, n × 16 bytes
+//	                                         duplicate ids of messages that were
+//	                                         published there, as hashes, the oldest
+//	                                         first: 0, more, in the batch of the
+//	                                         messages; 1, all, in a checkpoint
 type recordKind = uint8
 
 const (
@@ -64,6 +69,7 @@ const (
 	recState
 	recCheckpointEnd
 	recAccepted
+	recIDs
 )
 
 // plain tells whether a record holds a message, or nothing: it means nothing

@@ -275,6 +275,8 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		rd.num()
 	case recAccepted:
 		r.accepted(rd, full)
+	case recIDs:
+		r.ids(rd, full)
 	default:
 		rd.err = fmt.Errorf("%w: kind %d", errRecord, kind)
 	}

@@ -14,10 +14,6 @@ type path struct {
 }
 
 // route finds where a message goes. Routes that depend on nothing but exchange
-
-// and key are remembered until the topology changes.
-
-// route finds where a message goes. Routes that depend on nothing but exchange
 // and key are remembered until the topology changes.
 func (p *publisher) route(m *Publish) (*path, error) {
 	v := p.s.v
@@ -82,7 +78,8 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 	if err := checkProperties(props, p.s.cfg.User); err != nil {
 		return false, err
 	}
-	at, n, direct, attempt := 0, 0, false, false
+	var h found
+	headers, direct := 0, false // where the headers begin
 	for list := props; ; {
 		field, v, rest, ok := message.NextField(list)
 		if !ok {
@@ -90,15 +87,13 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 		}
 		switch field {
 		case message.Headers:
-			if special, attempt, at, n = examineHeaders(v); n > 0 {
-				at += len(props) - len(rest) - len(v)
-			}
+			h, headers = examineHeaders(v), len(props)-len(rest)-len(v)
 		case message.ReplyTo:
 			direct = string(v) == ReplyTo
 		}
 		list = rest
 	}
-	if attempt && n > 0 {
+	if h.attempt && h.id.n > 0 {
 		p.bare, p.marked = withoutMark(props)
 		if !p.isPlain(p.bare) {
 			return p.examine(p.bare)
@@ -106,31 +101,50 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 		p.id = p.bare[p.idAt : p.idAt+p.idLen]
 		return false, nil
 	}
-	p.checked, p.idAt, p.idLen, p.direct, p.id = p.checked[:0], at, n, direct, props[at:at+n]
-	if !special {
+	id := h.id
+	p.duplicate = h.duplicate.n > 0 && !isID(props[headers+id.at:headers+id.at+id.n])
+	if p.duplicate {
+		id = h.duplicate
+	}
+	p.idAt, p.idLen, p.direct = headers+id.at, id.n, direct
+	p.id = props[p.idAt : p.idAt+p.idLen]
+	p.checked = p.checked[:0]
+	if !h.special && (h.id.n == 0 || h.duplicate.n == 0) {
 		p.checked = append(p.checked, props...)
 	}
-	return special, nil
+	return h.special, nil
 }
 
-// examineHeaders tells whether headers have further routing keys, whether they
-// have the number of an attempt, and where in them the text of an identity is, n
-// bytes from at on; n is 0 without one.
-func examineHeaders(headers []byte) (special, attempt bool, at, n int) {
+// found is what headers have that the broker is to know of.
+type found struct {
+	special   bool   // further routing keys
+	attempt   bool   // the number of an attempt
+	id        extent // of an identity
+	duplicate extent // a duplicate id
+}
+
+// extent is where in headers a text is, n bytes; 0: there is none.
+type extent struct{ at, n int }
+
+func examineHeaders(headers []byte) (f found) {
 	for list := headers; ; {
 		name, kind, v, rest, ok := message.NextHeader(list)
 		if !ok {
-			return special, attempt, at, n
+			return f
 		}
 		switch string(name) {
 		case "CC", "BCC":
-			special = true
+			f.special = true
 		case idHeader:
-			if kind == 'S' && n == 0 {
-				at, n = len(headers)-len(rest)-len(v)+4, len(v)-4
+			if kind == 'S' && f.id.n == 0 {
+				f.id = extent{len(headers) - len(rest) - len(v) + 4, len(v) - 4}
+			}
+		case duplicateHeader:
+			if (kind == 'S' || kind == 'x') && f.duplicate.n == 0 {
+				f.duplicate = extent{len(headers) - len(rest) - len(v) + 4, len(v) - 4}
 			}
 		case attemptHeader:
-			attempt = true
+			f.attempt = true
 		}
 		list = rest
 	}
@@ -182,10 +196,6 @@ func (r *path) sort() {
 	slices.SortFunc(r.queues, byNumber)
 	r.queues = slices.Compact(r.queues)
 }
-
-// collect gathers the queues that an exchange sends a message to, through other
-
-// exchanges too. It tells whether that depends on nothing but the key.
 
 // collect gathers the queues that an exchange sends a message to, through other
 // exchanges too. It tells whether that depends on nothing but the key.

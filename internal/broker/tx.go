@@ -94,6 +94,7 @@ func (ch *Channel) TxCommit() error {
 	}
 
 	producers := s.v.producers.lockMany(t.pubs)
+	windows := s.v.windows.lockMany(t.pubs)
 	// All queues are locked together, in the order of their numbers, so that
 	// the records of the transaction stand together in the log.
 	var queues []*Queue
@@ -121,7 +122,7 @@ func (ch *Channel) TxCommit() error {
 	repeats := 0 // bytes
 	fresh := t.pubs[:0]
 	for _, it := range t.pubs {
-		if it.from != nil && it.from.repeatsLocked(&it) {
+		if it.repeatsLocked() {
 			repeats += int(it.m.size)
 			continue
 		}
@@ -131,6 +132,8 @@ func (ch *Channel) TxCommit() error {
 			back = append(back, it)
 		case it.from != nil:
 			it.from.acceptLocked(&it, where == inLog)
+		case it.ext != nil:
+			it.ext.window.addLocked(it.ext.id, it.idState(where))
 		}
 		fresh = append(fresh, it)
 	}
@@ -161,9 +164,13 @@ func (ch *Channel) TxCommit() error {
 		}
 		q.mu.Unlock()
 	}
+	for _, w := range windows {
+		w.mu.Unlock()
+	}
 	for _, p := range producers {
 		p.mu.Unlock()
 	}
+	s.v.windows.trim()
 	s.b.evict.hot.Add(int64(t.bytes - repeats))
 	s.unroutable(back)
 	resumeConsumers(resume)
@@ -177,6 +184,18 @@ func (ch *Channel) TxCommit() error {
 		s.b.evict.poke()
 	}
 	return err
+}
+
+// repeatsLocked tells whether a message repeats one that was accepted. Its producer,
+// or its window, is locked.
+func (it *pubItem) repeatsLocked() bool {
+	switch {
+	case it.from != nil:
+		return it.from.repeatsLocked(it)
+	case it.ext != nil:
+		return it.ext.window.hasLocked(it.ext.id)
+	}
+	return false
 }
 
 // insertLocked puts one message into its queues, which are locked as the log is,

@@ -15,6 +15,7 @@ type VHost struct {
 	version atomic.Uint64 // changes with every change of what routes depend on
 
 	producers producers // what was accepted of whom
+	windows   windows   // the duplicate ids of what was accepted where
 
 	mu        sync.RWMutex // guards what follows, and the bindings of what is in it
 	exchanges map[string]*exchange
@@ -43,6 +44,7 @@ func (b *Broker) AddVHost(name string) error {
 func (b *Broker) addVHost(name string) *VHost {
 	v := &VHost{b: b, name: name, exchanges: map[string]*exchange{}, queues: map[string]*Queue{}}
 	v.producers.vhost, v.producers.most = name, cmp.Or(b.cfg.producers, producersMax)
+	v.windows.vhost, v.windows.most = name, b.cfg.windows.orDefault()
 	for name, typ := range builtIn {
 		v.exchanges[name] = newExchange(v, ExchangeSpec{Name: name, Type: typ, Durable: true})
 	}

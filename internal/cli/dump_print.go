@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -116,6 +117,12 @@ func (o *people) words(r *broker.RecordInfo) string {
 			runs = append(runs, run(a.First, a.Last-a.First+1))
 		}
 		return fmt.Sprintf("accepted of producer %q in %q: %s", r.Name, r.VHost, strings.Join(runs, ", "))
+	case "ids":
+		which := ""
+		if r.Whole {
+			which = ", all there are"
+		}
+		return fmt.Sprintf("%s at exchange %q, key %q in %q%s", count(uint64(len(r.IDs)), "duplicate id"), r.Name, r.Key, r.VHost, which)
 	}
 	return r.Kind
 }
@@ -295,6 +302,8 @@ type jsonRecord struct {
 	Floor       uint64         `json:"floor,omitempty"`
 	Settled     [][2]uint64    `json:"settled,omitempty"`  // first and count of runs above floor
 	Accepted    [][2]uint64    `json:"accepted,omitempty"` // first and last of runs of a producer's numbers
+	IDs         []string       `json:"ids,omitempty"`      // hashes of duplicate ids, in hexadecimal
+	Whole       bool           `json:"whole,omitempty"`    // they are all that are remembered of this exchange and key
 }
 
 func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
@@ -303,12 +312,12 @@ func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
 		VHost: r.VHost, Kind: r.Type, Destination: r.Destination, Key: r.Key,
 		Durable: r.Durable, AutoDelete: r.AutoDelete, Internal: r.Internal,
 		Highest: r.LastQueue, Began: r.Position, Tail: r.Tail, Floor: r.Floor,
-		Arguments: plain(r.Args),
+		Arguments: plain(r.Args), Whole: r.Whole,
 	}
 	if r.Count > 0 {
 		j.First = &r.First
 	}
-	if r.Name != "" {
+	if r.Name != "" || r.Kind == "ids" {
 		j.Name = &r.Name
 	}
 	for _, t := range r.Targets {
@@ -322,6 +331,9 @@ func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
 	}
 	for _, a := range r.Accepted {
 		j.Accepted = append(j.Accepted, [2]uint64{a.First, a.Last})
+	}
+	for _, id := range r.IDs {
+		j.IDs = append(j.IDs, hex.EncodeToString(id))
 	}
 	return o.enc.Encode(j)
 }

@@ -144,6 +144,24 @@ func TestDumpAsJSON(t *testing.T) {
 	}
 }
 
+func TestDumpOfDuplicateIDs(t *testing.T) {
+	r := &broker.RecordInfo{Kind: "ids", VHost: "/", Key: "q", IDs: [][]byte{[]byte("0123456789abcdef"), []byte("ghijklmnopqrstuv")}}
+	if got, want := (&people{}).words(r), `2 duplicate ids at exchange "", key "q" in "/"`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	r.Whole, r.IDs = true, r.IDs[:1]
+	if got, want := (&people{}).words(r), `1 duplicate id at exchange "", key "q" in "/", all there are`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	var out strings.Builder
+	if err := (machines{json.NewEncoder(&out)}).record(&file.Part{}, r); err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"type":"ids","position":0,"vhost":"/","name":"","key":"q","ids":["30313233343536373839616263646566"],"whole":true}` + "\n"; out.String() != want {
+		t.Errorf("%s, want %s", out.String(), want)
+	}
+}
+
 // Damage is told of with its place, and what is behind it is shown.
 func TestDumpOfADamagedStore(t *testing.T) {
 	const head = 64 + 64 // of the first batch

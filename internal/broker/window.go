@@ -1,0 +1,404 @@
+package broker
+
+import (
+	"cmp"
+	"container/list"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// duplicateHeader is the header, a text or bytes, by which clients of ActiveMQ
+// Artemis name a message so that it is stored once however often it is sent. Any
+// value that is not empty will do: unlike idHeader it does not say who made it up,
+// nor what came before it. So the ids themselves are remembered, of each address
+// the last ones, as Artemis does.
+//
+// An address is an exchange and a routing key as they were published: one id at
+// two addresses is two messages. Its window holds the ids of messages that a
+// queue took. What has an id of the window is a repeat, whoever brings it: it is
+// dropped, and confirmed when all that the log has pending is durable, and so the
+// original. When the window is full, the oldest id is forgotten. A message that
+// has an identity (idHeader) too goes by that alone.
+//
+// In a transaction only the repeat itself is dropped. Artemis drops the whole of
+// it, which loses the rest where that was not a repeat.
+//
+// Durable are the ids of messages that are in the log. They are written with the
+// messages (recIDs) in one batch, within their transaction, so that a crash
+// forgets both or none. The others are forgotten by a restart, as their messages
+// are.
+const duplicateHeader = "_AMQ_DUPL_ID"
+
+// A window's ids take some 60 bytes each in memory, so that a virtual host needs
+// 64 MiB for them at most, and as much again for the names of addresses at worst.
+const (
+	windowIDs   = 20000   // ids of an address: Artemis's default id-cache-size
+	windowsIDs  = 1 << 20 // of all addresses of a virtual host
+	windowsMost = 65536   // addresses of a virtual host
+)
+
+// dupID stands for an id: half of its SHA-256. Nobody can make up a second id for
+// that of another publisher's message (2^128 attempts), and whoever makes up two
+// that are alike (2^64) loses a message of his own.
+type dupID [16]byte
+
+func hashID(id []byte) dupID {
+	sum := sha256.Sum256(id)
+	return dupID(sum[:len(dupID{})])
+}
+
+// idState is what is known of an id in a window.
+type idState uint8
+
+const (
+	idEntering idState = iota // its message is being given to queues
+	idInMemory                // a queue took it that a restart forgets
+	idInLog
+)
+
+type address struct{ exchange, key string }
+
+// A window is what is remembered of an address. Messages with ids enter queues
+// under its mutex, so that of two connections that bring the same message one
+// finds that the other brought it.
+type window struct {
+	of *windows
+	address
+	place *list.Element // in of.order
+
+	mu   sync.Mutex // guards what follows
+	gone bool       // forgotten: another may stand for the address
+	ids  map[dupID]idState
+	ring []dupID // those that are not entering, the oldest at next when it is full
+	next int
+
+	batch []byte // of the committer: the ids that the open batch has of it
+}
+
+// addLocked notes that the message of an id, which is new or entering, was taken.
+func (w *window) addLocked(id dupID, state idState) {
+	if len(w.ring) < w.of.most.each {
+		w.ring = append(w.ring, id)
+		w.of.count.Add(1)
+	} else {
+		delete(w.ids, w.ring[w.next])
+		w.ring[w.next] = id
+		w.next = (w.next + 1) % len(w.ring)
+	}
+	if w.ids == nil {
+		w.ids = map[dupID]idState{}
+	}
+	w.ids[id] = state
+}
+
+func (w *window) hasLocked(id dupID) bool {
+	_, known := w.ids[id]
+	return known
+}
+
+// clearLocked forgets all ids.
+func (w *window) clearLocked() {
+	w.of.count.Add(int64(-len(w.ring)))
+	w.ids, w.ring, w.next = nil, nil, 0
+}
+
+// windows are those of a virtual host. To forget one is safe: a message whose id
+// is not known is stored. The least recently used is forgotten first.
+type windows struct {
+	vhost string
+	most  windowLimits
+	count atomic.Int64 // ids of all
+
+	mu    sync.Mutex // guards what follows; a window's own is only tried under it
+	by    map[address]*window
+	order list.List // of *window, the least recently used first
+}
+
+// windowLimits are windowIDs, windowsIDs and windowsMost, but in tests.
+type windowLimits struct{ each, all, addresses int }
+
+func (m windowLimits) orDefault() windowLimits {
+	return windowLimits{cmp.Or(m.each, windowIDs), cmp.Or(m.all, windowsIDs), cmp.Or(m.addresses, windowsMost)}
+}
+
+// find returns the window of an address, a new one if need be.
+func (ws *windows) find(exchange, key []byte) *window {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w := ws.by[address{string(exchange), string(key)}]
+	if w != nil {
+		ws.order.MoveToBack(w.place)
+		return w
+	}
+	if len(ws.by) >= ws.most.addresses {
+		ws.forgetLocked()
+	}
+	w = &window{of: ws, address: address{string(exchange), string(key)}}
+	w.place = ws.order.PushBack(w)
+	if ws.by == nil {
+		ws.by = map[address]*window{}
+	}
+	ws.by[w.address] = w
+	return w
+}
+
+// have tells whether an address has a window.
+func (ws *windows) have(exchange, key []byte) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return ws.by[address{string(exchange), string(key)}] != nil
+}
+
+// lock locks a window that was found before, or the one that its address has now.
+func (ws *windows) lock(w *window) *window {
+	w.mu.Lock()
+	for w.gone {
+		w.mu.Unlock()
+		w = ws.find([]byte(w.exchange), []byte(w.key))
+		w.mu.Lock()
+	}
+	ws.mu.Lock()
+	ws.order.MoveToBack(w.place)
+	ws.mu.Unlock()
+	return w
+}
+
+// forgetLocked forgets the least recently used window, but none that is being
+// used now. It tells whether there was one.
+func (ws *windows) forgetLocked() bool {
+	for e := ws.order.Front(); e != nil; e = e.Next() {
+		w := e.Value.(*window)
+		if !w.mu.TryLock() {
+			continue
+		}
+		w.gone = true
+		w.clearLocked()
+		w.mu.Unlock()
+		ws.order.Remove(e)
+		delete(ws.by, w.address)
+		return true
+	}
+	return false
+}
+
+// trim forgets windows until not too many ids are left. No window is locked by
+// the caller, who might wait for it to be forgotten.
+func (ws *windows) trim() {
+	if ws.count.Load() <= int64(ws.most.all) {
+		return
+	}
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for ws.count.Load() > int64(ws.most.all) && ws.forgetLocked() {
+	}
+}
+
+// list returns all, the least recently used first.
+func (ws *windows) list() []*window {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	all := make([]*window, 0, ws.order.Len())
+	for e := ws.order.Front(); e != nil; e = e.Next() {
+		all = append(all, e.Value.(*window))
+	}
+	return all
+}
+
+// lockMany locks the windows of a transaction's messages, in the order of their
+// addresses, and returns them. A message whose window was forgotten just now has
+// no id any more.
+func (ws *windows) lockMany(items []pubItem) []*window {
+	var list []*window
+	for i := range items {
+		if ext := items[i].ext; ext != nil {
+			ext.window = ws.find([]byte(ext.window.exchange), []byte(ext.window.key))
+			list = append(list, ext.window)
+		}
+	}
+	slices.SortFunc(list, func(x, y *window) int {
+		return cmp.Or(strings.Compare(x.exchange, y.exchange), strings.Compare(x.key, y.key))
+	})
+	list = slices.Compact(list)
+	for _, w := range list {
+		w.mu.Lock()
+	}
+	for i := range items {
+		if ext := items[i].ext; ext != nil && ext.window.gone {
+			items[i].ext = nil
+		}
+	}
+	return list
+}
+
+// remember is what is to be remembered of a message with an id; nil: nothing,
+// because no queue takes it, nor did one take what it repeats.
+func (p *publisher) remember(id []byte, r *path, m *Publish) *recordExt {
+	w := p.window
+	if w == nil || w.exchange != string(m.Exchange) || w.key != string(m.Key) {
+		if len(r.queues) == 0 && !p.s.v.windows.have(m.Exchange, m.Key) {
+			return nil
+		}
+		w = p.s.v.windows.find(m.Exchange, m.Key)
+		p.window = w
+	}
+	if len(p.exts) == 0 {
+		p.exts = make([]recordExt, min(64, max(1, len(p.items))))
+	}
+	ext := &p.exts[0]
+	p.exts = p.exts[1:]
+	ext.window, ext.id = w, hashID(id)
+	return ext
+}
+
+// insertWindowed puts messages of one window into their queues, but those that
+// repeat what was taken. The mutex is held for all of it: an id counts only when
+// a queue has its message, and nobody who brings it again may be told so sooner.
+func (s *Session) insertWindowed(r *path, run []pubItem) {
+	found := run[0].ext.window
+	w := s.v.windows.lock(found)
+	if w != found {
+		for i := range run {
+			run[i].ext.window = w
+		}
+		if s.pub.window == found {
+			s.pub.window = w
+		}
+	}
+	for len(run) > 0 {
+		run = s.insertNewLocked(w, r, run)
+	}
+	w.mu.Unlock()
+	s.v.windows.trim()
+}
+
+// insertNewLocked does this for the messages in front of the first that repeats
+// one of them, which may yet find no queue, and returns the others.
+func (s *Session) insertNewLocked(w *window, r *path, run []pubItem) (rest []pubItem) {
+	if w.ids == nil {
+		w.ids = map[dupID]idState{}
+	}
+	repeats, fresh := s.pub.repeats[:0], run[:0]
+	for ; len(run) > 0; run = run[1:] {
+		state, known := w.ids[run[0].ext.id]
+		if known && state == idEntering {
+			break
+		}
+		if known {
+			repeats = append(repeats, run[0])
+			continue
+		}
+		w.ids[run[0].ext.id] = idEntering
+		fresh = append(fresh, run[0])
+	}
+	s.dropped(repeats)
+	if len(fresh) == 0 {
+		return run
+	}
+	where := s.insertRun(r, fresh)
+	for i := range fresh {
+		if id := fresh[i].ext.id; where == nowhere {
+			delete(w.ids, id)
+		} else {
+			w.addLocked(id, fresh[i].idState(where))
+		}
+	}
+	return run
+}
+
+// idState is that of a message's id when the message went to a place.
+func (it *pubItem) idState(where place) idState {
+	if where == inLog && it.m.persistent {
+		return idInLog
+	}
+	return idInMemory
+}
+
+// idsOverhead is the most that a record of ids takes beside its names and the ids,
+// bytes.
+const idsOverhead = 1 + 3*2 + 1 + binary.MaxVarintLen32
+
+// appendIDs encodes ids of a window, without the kind of the record. whole is
+// whether they are all that it has.
+func appendIDs(dst []byte, vhost string, of address, whole bool, ids []byte) []byte {
+	dst = appendText(appendText(appendText(dst, vhost), of.exchange), of.key)
+	if whole {
+		dst = append(dst, 1)
+	} else {
+		dst = append(dst, 0)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(ids)/len(dupID{})))
+	return append(dst, ids...)
+}
+
+// ids reads the end of such a record.
+func (r *reader) ids() (whole bool, ids []byte) {
+	flag, n := r.byte(), r.count()
+	if size := n * len(dupID{}); r.err == nil && flag <= 1 && size <= len(r.b) {
+		ids, r.b = r.b[:size:size], r.b[size:]
+		return flag == 1, ids
+	}
+	r.b, r.err = nil, errRecord
+	return false, nil
+}
+
+// recordLocked describes the window for a checkpoint; nil: there is nothing to
+// describe.
+func (w *window) recordLocked() []byte {
+	ids := make([]byte, 0, len(w.ring)*len(dupID{}))
+	for i := range w.ring {
+		if id := w.ring[(w.next+i)%len(w.ring)]; w.ids[id] == idInLog {
+			ids = append(ids, id[:]...)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return appendIDs(nil, w.of.vhost, w.address, true, ids)
+}
+
+// noteID adds the id of a record's message to those of this batch.
+func (l *log) noteID(ext *recordExt) {
+	w := ext.window
+	if len(w.batch) == 0 {
+		l.windows = append(l.windows, w)
+		l.notedBytes += len(w.of.vhost) + len(w.exchange) + len(w.key) + idsOverhead
+	}
+	w.batch = append(w.batch, ext.id[:]...)
+	l.notedBytes += len(ext.id)
+}
+
+// writeIDs writes what was noted.
+func (l *log) writeIDs(bb *batchBuffers) {
+	for _, w := range l.windows {
+		bb.head = appendIDs(append(bb.head, recIDs), w.of.vhost, w.address, false, w.batch)
+		w.batch = nil
+	}
+	clear(l.windows)
+	l.windows = l.windows[:0]
+}
+
+// ids takes in ids of an address: those of a batch, or in a checkpoint all. The
+// records of batches behind its beginning are in it already: their ids are the
+// last, and would be the first to be forgotten if they were left where they are.
+func (r *replayer) ids(rd *reader, full bool) {
+	vhost, exchange, key := rd.text(), rd.bytes(), rd.bytes()
+	whole, ids := rd.ids()
+	v := r.b.vhosts[vhost]
+	if !full || v == nil || rd.err != nil {
+		return
+	}
+	w := v.windows.find(exchange, key)
+	if whole {
+		w.clearLocked() // nobody else is there
+	}
+	for chunk := range slices.Chunk(ids, len(dupID{})) {
+		if id := dupID(chunk); !w.hasLocked(id) {
+			w.addLocked(id, idInLog)
+		}
+	}
+	v.windows.trim()
+}
