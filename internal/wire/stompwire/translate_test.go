@@ -207,6 +207,7 @@ func TestHeadersOfAMessageBecomeText(t *testing.T) {
 		{'x', "caf\xc3\xa9", "caf\xc3\xa9"},
 		{'x', "\xff\x00", "/wA="},
 		{'x', "a\n", "YQo="},
+		{'x', "a\x7f", "YX8="},
 		{'t', "\x01", "true"},
 		{'t', "\x00", "false"},
 		{'b', "\xff", "-1"},
