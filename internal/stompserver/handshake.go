@@ -1,0 +1,178 @@
+package stompserver
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+
+	"github.com/ferrymq/ferry/internal/auth"
+	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/wire/stompwire"
+)
+
+// defaultVHost is that of a CONNECT without a host, as in RabbitMQ.
+const defaultVHost = "/"
+
+// preAuthBody is the most that a body before the login may have, which it should
+// not have at all, bytes.
+const preAuthBody = 1 << 10
+
+// handshake leads the connection to an open session (STOMP 1.2, Connecting).
+// Whatever is wrong is told to the peer.
+func (c *conn) handshake(ctx context.Context) error {
+	d := stompwire.Decoder{Limits: stompwire.Limits{Body: preAuthBody}}
+	if err := c.firstFrame(&d); err != nil {
+		return err
+	}
+	if text := c.srv.cfg.Refuse; text != "" {
+		return kindFault(broker.NotImplemented, text)
+	}
+	v := stompwire.V10
+	if accepted, ok := d.Get(stompwire.HeaderAcceptVersion); ok {
+		if v, ok = stompwire.Negotiate(accepted); !ok {
+			return faultf(versionMismatch, "Supported versions are %s\n", supportedVersions)
+		}
+	}
+	c.version = v
+	if v == stompwire.V10 {
+		trimHeaders(d.Headers)
+	}
+	var err error
+	if value, ok := d.Get(stompwire.HeaderHeartBeat); ok {
+		if c.beats, err = negotiate(value, c.srv.cfg.MinHeartbeat); err != nil {
+			return faultf(badConnect, "%s\n", err)
+		}
+	}
+	if id, ok := d.Get(stompwire.HeaderClientID); ok {
+		c.clientID = string(id)
+	}
+	user, err := c.login(ctx, &d)
+	if err != nil {
+		return err
+	}
+	return c.open(user, &d)
+}
+
+// firstFrame waits for the frame that a connection begins with.
+func (c *conn) firstFrame(d *stompwire.Decoder) error {
+	in := &c.nc.In
+	for head := 0; ; {
+		if b := in.Buffered(); len(b) > 0 {
+			if head == 0 {
+				n, err := d.Head(b)
+				if err != nil {
+					return err
+				}
+				if head = n; head > 0 && d.Command != stompwire.Connect && d.Command != stompwire.Stomp {
+					return faultf(illegalCommand, "You must log in using CONNECT first\n")
+				}
+			}
+			if head > 0 {
+				_, n, err := d.Body(b[head:])
+				if err != nil {
+					return err
+				}
+				if n > 0 {
+					// The headers may be where the buffer was.
+					if _, err := d.Head(b); err != nil {
+						return err
+					}
+					in.Discard(head + n)
+					return nil
+				}
+			}
+		}
+		if err := in.Fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// login checks the credentials of a CONNECT.
+func (c *conn) login(ctx context.Context, d *stompwire.Decoder) (user string, err error) {
+	name, ok := d.Get(stompwire.HeaderLogin)
+	password, ok2 := d.Get(stompwire.HeaderPasscode)
+	if !ok || !ok2 {
+		return "", faultf(badConnect, "Missing login or passcode header(s)")
+	}
+	id, err := c.srv.cfg.Auth.Authenticate(ctx, string(name), string(password), c.nc.Peer())
+	switch {
+	case errors.Is(err, auth.ErrLoopbackOnly):
+		c.log.Warn("login refused", "error", err)
+		return "", faultf(badConnect, "non-loopback access denied")
+	case errors.Is(err, auth.ErrRefused):
+		c.log.Warn("login refused", "error", err)
+		return "", faultf(badConnect, "Access refused for user '%.*s'\n", maxLogged, name)
+	case err != nil:
+		return "", err
+	}
+	return id.Name, nil
+}
+
+// open opens the virtual host: the session begins, and everything from here on
+// is answered through its outbox.
+func (c *conn) open(user string, d *stompwire.Decoder) error {
+	vhost := defaultVHost
+	if host, ok := d.Get(stompwire.HeaderHost); ok && len(host) > 0 {
+		vhost = string(host)
+	}
+	s, err := c.srv.cfg.Broker.OpenSession(broker.SessionConfig{
+		VHost:           vhost,
+		User:            user,
+		Peer:            c.nc.PeerPort(),
+		Name:            c.nc.Name(),
+		NotifyCancelled: true,
+	})
+	if be := (*broker.Error)(nil); errors.As(err, &be) && be.Kind == broker.NotAllowed {
+		return faultf(badConnect, "Virtual host '%.*s' access denied\n"+
+			"The header host names a virtual host here: leave it out for '/'.\n", maxLogged, vhost)
+	}
+	if err != nil {
+		return err
+	}
+	c.session = s
+	c.nc.Authenticated()
+	c.log = c.log.With("user", capped(user), "vhost", capped(vhost))
+	c.name = "session-" + randomName()
+	s.Reply(c.connected())
+	return nil
+}
+
+// connected is the CONNECTED frame. Its headers are not escaped in any version.
+func (c *conn) connected() []byte {
+	b := stompwire.AppendCommand(nil, stompwire.Connected)
+	b = append(b, "server:Ferry/"...)
+	b = append(b, bytes.Map(visible, []byte(c.srv.cfg.Version))...)
+	b = append(b, "\nsession:"...)
+	b = append(b, c.name...)
+	b = append(b, "\nversion:"...)
+	b = append(b, c.version.String()...)
+	b = append(b, "\nheart-beat:"...)
+	b = appendBeats(b, c.beats)
+	return append(stompwire.AppendHeadEnd(append(b, '\n')), 0)
+}
+
+// visible leaves out of our own version what a header cannot have.
+func visible(r rune) rune {
+	if r < ' ' {
+		return -1
+	}
+	return r
+}
+
+// randomName is a text that nobody else has.
+func randomName() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(id[:])
+}
+
+// trimHeaders takes the spaces off that STOMP 1.0 has behind its colons: the
+// examples of that specification are written so, and RabbitMQ trims them.
+func trimHeaders(headers []stompwire.Header) {
+	for i := range headers {
+		headers[i].Value = bytes.TrimLeft(headers[i].Value, " ")
+	}
+}
