@@ -19,6 +19,7 @@ func BenchmarkPublish(b *testing.B) {
 			return message.AppendField(nil, message.Headers, longText("x-other-id", "0123456789abcdef-1000000"))
 		}},
 		{"identity", func(n int) []byte { return named(fmt.Sprintf("0123456789abcdef-%d", 1000000+n)) }},
+		{"duplicate", func(n int) []byte { return duplicate(fmt.Sprintf("0123456789abcdef-%d", 1000000+n)) }},
 		{"resend", func(n int) []byte { return named(fmt.Sprintf("0123456789abcdef-%d", 1000000+n), mark(2)) }},
 	} {
 		for _, persistent := range []bool{false, true} {
