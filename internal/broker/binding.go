@@ -20,10 +20,6 @@ type binding struct {
 	match   route.HeadersMatcher
 }
 
-// AddVHost makes a virtual host with its built-in exchanges. One that is there
-
-// already is no error.
-
 // attach adds a binding to what its exchange routes by.
 func (x *exchange) attach(b *binding) {
 	x.bindings[b.key] = b
@@ -94,8 +90,6 @@ func (s *Session) BindQueue(queue, exchange, key string, args []byte) error {
 	})
 }
 
-// queueLocked finds a queue that the session may use. v.mu is held.
-
 // UnbindQueue undoes BindQueue; what is not bound is no error.
 func (s *Session) UnbindQueue(queue, exchange, key string, args []byte) error {
 	return s.unbind(exchange, key, args, func() (any, error) {
@@ -137,8 +131,6 @@ func (s *Session) UnbindExchange(destination, source, key string, args []byte) e
 	})
 }
 
-// CheckQueue tells how a queue is, if it is there and the session may use it.
-
 func (s *Session) bind(source, key string, args []byte, find func() (to any, durable bool, err error)) error {
 	s.Flush()
 	v := s.v
@@ -178,8 +170,6 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 	return v.b.await(w)
 }
 
-// compile prepares a binding of a headers exchange.
-
 func (s *Session) unbind(source, key string, args []byte, find func() (to any, err error)) error {
 	s.Flush()
 	v := s.v
@@ -211,12 +201,6 @@ func (s *Session) unbind(source, key string, args []byte, find func() (to any, e
 	v.mu.Unlock()
 	return v.b.await(w)
 }
-
-// BindQueue sends to a queue what an exchange gets for this key. Errors:
-
-// NotFound, AccessRefused (the default exchange), ResourceLocked,
-
-// PreconditionFailed (arguments).
 
 // compile prepares a binding of a headers exchange.
 func (b *binding) compile() error {

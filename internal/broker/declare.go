@@ -21,8 +21,6 @@ type QueueInfo struct {
 	Consumers int
 }
 
-// exchange routes messages to what is bound to it. Guarded by its v.mu.
-
 func (b *Broker) await(w *waiter) error {
 	if w == nil {
 		return nil
@@ -42,8 +40,6 @@ func (s *Session) queueLocked(name string) (*Queue, error) {
 	return q, nil
 }
 
-// UnbindQueue undoes BindQueue; what is not bound is no error.
-
 // CheckQueue tells how a queue is, if it is there and the session may use it.
 func (s *Session) CheckQueue(name string) (QueueInfo, error) {
 	s.Flush()
@@ -62,12 +58,6 @@ func (q *Queue) info() QueueInfo {
 	defer q.mu.Unlock()
 	return QueueInfo{Name: q.name, Messages: q.ready, Consumers: len(q.consumers)}
 }
-
-// DeclareQueue makes a queue, or checks that the one of this name has the same
-
-// properties. An empty name stands for a new one that nobody else has. It
-
-// returns when a durable queue is in the journal.
 
 // DeclareQueue makes a queue, or checks that the one of this name has the same
 // properties. An empty name stands for a new one that nobody else has. It
@@ -190,12 +180,6 @@ func (s *Session) PurgeQueue(name string) (int, error) {
 }
 
 // DeleteQueue removes a queue and all that is in it, and returns the number of
-
-// its ready messages; one that is not there is no error. PreconditionFailed:
-
-// ifUnused and it has consumers, or ifEmpty and it has messages.
-
-// DeleteQueue removes a queue and all that is in it, and returns the number of
 // its ready messages; one that is not there is no error. PreconditionFailed:
 // ifUnused and it has consumers, or ifEmpty and it has messages.
 func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) {
@@ -251,12 +235,6 @@ func (s *Session) deleteExclusive() {
 		q.mu.Unlock()
 	}
 }
-
-// dropQueueLocked removes a queue; v.mu and q.mu are held. Its consumers are
-
-// told, its messages forgotten. A publish that found the queue before finds it
-
-// deleted now; one that finds a new queue of the same name finds another number.
 
 // dropQueueLocked removes a queue; v.mu and q.mu are held. Its consumers are
 // told, its messages forgotten. A publish that found the queue before finds it

@@ -13,10 +13,6 @@ type ExchangeSpec struct {
 	Args                          []byte // header list
 }
 
-// QueueSpec is a queue as it is declared. An exclusive one belongs to its
-
-// connection and goes with it.
-
 // exchange routes messages to what is bound to it. Guarded by its v.mu.
 type exchange struct {
 	v    *VHost
@@ -54,10 +50,6 @@ func (s *Session) CheckExchange(name string) error {
 func errDefaultExchange() *Error {
 	return errorf(AccessRefused, "operation not permitted on the default exchange")
 }
-
-// DeclareExchange makes an exchange, or checks that the one of this name has
-
-// the same properties. It returns when a durable one is in the journal.
 
 // DeclareExchange makes an exchange, or checks that the one of this name has
 // the same properties. It returns when a durable one is in the journal.
@@ -149,10 +141,6 @@ func (x *exchange) check(spec *ExchangeSpec) error {
 }
 
 // DeleteExchange removes an exchange and its bindings; one that is not there is
-
-// no error. ifUnused: PreconditionFailed while something is bound to it.
-
-// DeleteExchange removes an exchange and its bindings; one that is not there is
 // no error. ifUnused: PreconditionFailed while something is bound to it.
 func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 	s.Flush()
@@ -195,7 +183,3 @@ func (v *VHost) dropExchange(x *exchange) (w *waiter) {
 	v.changed()
 	return w
 }
-
-// unbind removes a binding, and its source if it is auto-delete and this was
-
-// its last. v.mu is held. The record is left to the destination's.

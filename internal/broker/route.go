@@ -234,5 +234,3 @@ func (x *exchange) collect(r *path, key, props []byte, seen map[*exchange]bool) 
 	}
 	return keep
 }
-
-// attach adds a binding to what its exchange routes by.

@@ -22,10 +22,6 @@ type VHost struct {
 	queues    map[string]*Queue
 }
 
-// ExchangeSpec is an exchange as it is declared. Type is direct, fanout, topic
-
-// or headers.
-
 // AddVHost makes a virtual host with its built-in exchanges. One that is there
 // already is no error.
 func (b *Broker) AddVHost(name string) error {
@@ -80,7 +76,5 @@ func (v *VHost) queue(name string, s *Session) (*Queue, error) {
 
 // changed makes every remembered route stale. v.mu is held.
 func (v *VHost) changed() { v.version.Add(1) }
-
-// path is where messages of one exchange and key go.
 
 func reserved(name string) bool { return strings.HasPrefix(name, "amq.") }
