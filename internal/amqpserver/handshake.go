@@ -122,6 +122,9 @@ func (c *conn) login(ctx context.Context) error {
 		c.peer.cancelNotify = caps["consumer_cancel_notify"] == true
 		c.peer.blockedNotify = caps["connection.blocked"] == true
 	}
+	if c.srv.cfg.Refuse != "" {
+		return nil // there is nothing to log in to
+	}
 	name, password, err := credentials(ok.Mechanism, ok.Response)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errQuiet, err)
@@ -193,6 +196,9 @@ func (c *conn) open() error {
 	m, err := c.expect("opening", amqpwire.MethodConnectionOpen)
 	if err != nil {
 		return err
+	}
+	if text := c.srv.cfg.Refuse; text != "" {
+		return faultf(amqpwire.NotImplemented, "%s", text).in(amqpwire.ClassConnection, amqpwire.MethodConnectionOpen)
 	}
 	vhost := m.(*amqpwire.ConnectionOpen).VirtualHost
 	c.session, err = c.srv.cfg.Broker.OpenSession(broker.SessionConfig{

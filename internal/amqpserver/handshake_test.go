@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
@@ -188,6 +189,29 @@ func TestOpenIsExplained(t *testing.T) {
 			p.write(row.b)
 			if got := p.expectConnectionClose(); got != row.want {
 				t.Errorf("got %+v, want %+v", got, row.want)
+			}
+			p.send(0, &amqpwire.ConnectionCloseOk{})
+			p.closeWrite()
+			p.expectEnd()
+		})
+	}
+}
+
+func TestNobodyIsLetIn(t *testing.T) {
+	f := newFixture(t, func(c *Config, _ *broker.Config) { c.Refuse = "AMQP is off" })
+	for name, m := range map[string]*amqpwire.ConnectionStartOk{
+		"a user":                        startOk("guest", "guest"),
+		"a wrong password":              startOk("guest", "wrong"),
+		"a mechanism that is not there": {Mechanism: "EXTERNAL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := f.dial()
+			p.start()
+			p.send(0, m)
+			p.expect(0, &amqpwire.ConnectionTune{})
+			p.send(0, &amqpwire.ConnectionTuneOk{ChannelMax: 7, FrameMax: 4096}, &amqpwire.ConnectionOpen{VirtualHost: "/"})
+			if got, want := p.expectConnectionClose(), (closed{540, "NOT_IMPLEMENTED - AMQP is off", 10, 40}); got != want {
+				t.Errorf("got %+v, want %+v", got, want)
 			}
 			p.send(0, &amqpwire.ConnectionCloseOk{})
 			p.closeWrite()

@@ -32,6 +32,12 @@ type Config struct {
 	FrameMax   uint32        // bytes, overhead included; 0: DefaultFrameMax
 	ChannelMax uint16        // channels of a connection; 0: DefaultChannelMax
 	Heartbeat  time.Duration // proposed to peers, whole seconds; 0: DefaultHeartbeat; negative: none
+
+	// Refuse, if it is not empty, lets nobody in: whoever connects is led up to
+	// connection.open, whatever the credentials are, because no earlier do clients
+	// listen to a reason, and is told this text with 540 NOT_IMPLEMENTED. Broker and
+	// Auth are not used.
+	Refuse string
 }
 
 // Server speaks AMQP 0-9-1 for a broker.
