@@ -126,7 +126,8 @@ func (c *Conn) abort(cause error) {
 }
 
 // NetConn returns the connection for those who want a net.Conn. It begins with
-// what is buffered; In and Out must not be used any more.
+// what is buffered; In and Out must not be used any more. It also has SetAlive, as
+// a Writer has.
 func (c *Conn) NetConn() net.Conn {
 	n := netConn{Conn: c.sock, c: c, first: append([]byte(nil), c.In.Buffered()...)}
 	if c.tls != nil {
@@ -150,6 +151,10 @@ func (n *netConn) Read(p []byte) (int, error) {
 	}
 	return n.Conn.Read(p)
 }
+
+// SetAlive is Writer.SetAlive: without it a write to a peer that takes nothing
+// for 10 s fails.
+func (n *netConn) SetAlive(alive func() bool) { n.c.sock.alive.Store(&alive) }
 
 func (n *netConn) Close() error {
 	n.c.cancel(ErrClosed)

@@ -1,13 +1,14 @@
 package netserve
 
 import (
+	"context"
 	"net"
 	"sync"
 )
 
-// Handoff is a net.Listener that is fed with connections that a Server has
-// recognised: for a net/http server. Such a server must have its own time limits,
-// for Handle takes the login's away: requests authenticate one by one.
+// Handoff is a net.Listener that is fed with connections: by Handle with those
+// that a Server has recognised, for a net/http server, or by Give with those that
+// come out of something else, for an Endpoint.
 type Handoff struct {
 	addr  net.Addr
 	conns chan net.Conn
@@ -20,8 +21,9 @@ func NewHandoff(addr net.Addr) *Handoff {
 	return &Handoff{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// Handle is the Handler: it gives the connection to Accept and returns when it
-// has been closed, or the listener is.
+// Handle is a Handler: it gives the connection to Accept and returns when it has
+// been closed, or the listener is. Who accepts must have time limits of his own, for
+// Handle takes the login's away: HTTP requests authenticate one by one.
 func (h *Handoff) Handle(c *Conn) {
 	c.Authenticated()
 	if c.In.arm() != nil { // takes the deadline away
@@ -32,6 +34,19 @@ func (h *Handoff) Handle(c *Conn) {
 		<-c.Context().Done()
 	case <-c.Context().Done():
 	case <-h.done:
+	}
+}
+
+// Give gives a connection to Accept, and returns when it was taken; net.ErrClosed
+// after Close, or the cause of ctx.
+func (h *Handoff) Give(ctx context.Context, nc net.Conn) error {
+	select {
+	case h.conns <- nc:
+		return nil
+	case <-h.done:
+		return net.ErrClosed
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
