@@ -123,7 +123,7 @@ func launch(t *testing.T, addr string, s setup) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := append([]string{"serve", "--store", "file:" + s.dir, "--amqp", addr, "--http", "off"}, s.flags...)
+	args := append([]string{"serve", "--store", "file:" + s.dir, "--amqp", addr, "--stomp", "off", "--http", "off"}, s.flags...)
 	p := &process{t: t, addr: addr, cmd: exec.Command(bin, args...), log: new(logBuffer), ready: make(chan struct{}), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0 exitcode=66")
 	out, err := p.cmd.StdoutPipe()

@@ -16,6 +16,7 @@ import (
 	"github.com/ferrymq/ferry/internal/auth"
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/netserve"
+	"github.com/ferrymq/ferry/internal/stompserver"
 )
 
 // How long a process that stops waits for others.
@@ -59,7 +60,7 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 	}
 	users := hashLater(cfg)
 
-	f := &front{log: log, certs: certs, health: newHealth(), amqpOn: cfg.AMQP != ""}
+	f := newFront(cfg, certs, log)
 	defer func() { err = errors.Join(err, f.stop()) }()
 	if err := f.start(ctx, cfg); err != nil {
 		return err
@@ -92,12 +93,9 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 	if err != nil {
 		return fmt.Errorf("the first user: %w", err)
 	}
-	server := amqpserver.New(amqpserver.Config{
-		Broker: b, Auth: u, Logger: log, Version: cfg.Version, ClusterName: clusterName(),
-	})
-	f.serveAMQP(server)
-	defer func() { err = errors.Join(err, f.stopClients(b, server)) }()
-	if err := f.listenAMQP(ctx, cfg.AMQP); err != nil {
+	defer func() { err = errors.Join(err, f.stopClients(b)) }()
+	amqp, stomp := servers(cfg, b, u, log)
+	if err := f.serveClients(ctx, amqp, stomp); err != nil {
 		return err
 	}
 
@@ -118,6 +116,15 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 		f.health.set(phaseFailed, err.Error())
 		return err
 	}
+}
+
+// servers are what speaks with clients.
+func servers(cfg Config, b *broker.Broker, users *auth.Users, log *slog.Logger) (amqp, stomp server) {
+	amqp = amqpserver.New(amqpserver.Config{
+		Broker: b, Auth: users, Logger: log, Version: cfg.Version, ClusterName: clusterName(),
+	})
+	stomp = stompserver.New(stompserver.Config{Broker: b, Auth: users, Logger: log, Version: cfg.Version})
+	return amqp, stomp
 }
 
 // clusterName is what clients are told and operators see: the node's name, as

@@ -3,7 +3,6 @@ package app
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -50,7 +49,7 @@ func (l *logBuffer) String() string {
 
 func testConfig() Config {
 	return Config{
-		Store: "memory:", AMQP: "127.0.0.1:0", HTTP: "127.0.0.1:0",
+		Store: "memory:", AMQP: "127.0.0.1:0", STOMP: "127.0.0.1:0", HTTP: "127.0.0.1:0",
 		User: "ada", Password: "lovelace",
 	}
 }
@@ -239,45 +238,6 @@ func TestAlarmIsShownAndDoesNotEndReadiness(t *testing.T) {
 	p.mustStop()
 }
 
-func TestEveryListenerSpeaksEveryProtocol(t *testing.T) {
-	cfg := testConfig()
-	cfg.TLSCert, cfg.TLSKey = writeCertificate(t)
-	p := mustStart(t, cfg)
-	dial(t, p.addresses["http"]).close()
-	crossed := &process{t: t, addresses: map[string]string{"http": p.addresses["amqp"]}}
-	if code, _ := crossed.get("/livez"); code != http.StatusOK {
-		t.Errorf("/livez on the AMQP listener: %d, want 200", code)
-	}
-	nc, err := tls.Dial("tcp", p.addresses["amqp"], &tls.Config{InsecureSkipVerify: true}) // its own
-	if err != nil {
-		t.Fatal(err)
-	}
-	login(t, nc).close()
-	p.mustStop()
-}
-
-func TestWhatIsOffIsNotSpoken(t *testing.T) {
-	cfg := testConfig()
-	cfg.HTTP = ""
-	p := mustStart(t, cfg)
-	if len(p.addresses) != 1 {
-		t.Errorf("it listens on %v", p.addresses)
-	}
-	nc, err := net.Dial("tcp", p.addresses["amqp"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	if _, err := nc.Write([]byte("GET /livez HTTP/1.1\r\n\r\n")); err != nil {
-		t.Fatal(err)
-	}
-	answer := make([]byte, 8)
-	if _, err := nc.Read(answer); err != nil || !bytes.Equal(answer, amqpwire.ProtocolHeader[:]) {
-		t.Errorf("answer %q, %v; want AMQP's protocol header", answer, err)
-	}
-	p.mustStop()
-}
-
 // An error that ends the start says what to do.
 func TestErrorsOfTheStart(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -296,6 +256,8 @@ func TestErrorsOfTheStart(t *testing.T) {
 		is     error
 	}{
 		{"AMQP port", func(c *Config) { c.AMQP = taken.Addr().String() }, []string{taken.Addr().String(), "--amqp", "another program"}, nil},
+		{"STOMP port", func(c *Config) { c.STOMP = taken.Addr().String() }, []string{taken.Addr().String(), "--stomp", "another program"}, nil},
+		{"origins", func(c *Config) { c.WSOrigins = "here" }, []string{"--ws-origins", "here"}, nil},
 		{"HTTP port", func(c *Config) { c.HTTP = taken.Addr().String() }, []string{taken.Addr().String(), "--http"}, nil},
 		{"profiles' port", func(c *Config) { c.PProf = taken.Addr().String() }, []string{taken.Addr().String(), "--pprof"}, nil},
 		{"address", func(c *Config) { c.AMQP = "192.0.2.1:5672" }, []string{"192.0.2.1:5672", "--amqp"}, nil},

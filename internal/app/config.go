@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
+	"github.com/ferrymq/ferry/internal/stompws"
 	"github.com/ferrymq/ferry/internal/vfs"
 )
 
@@ -12,6 +14,7 @@ import (
 const (
 	DefaultStore = "file:ferry-data"
 	DefaultAMQP  = ":5672"
+	DefaultSTOMP = ":61613"
 	DefaultHTTP  = ":15672"
 	DefaultUser  = "guest" // with the same password; from loopback only
 )
@@ -27,8 +30,13 @@ var (
 type Config struct {
 	Store string // "memory:" or "file:DIR"
 	AMQP  string
-	HTTP  string // health
+	STOMP string
+	HTTP  string // health, and STOMP over WebSocket
 	PProf string // profiles, for developers
+
+	// WSOrigins are the web sites whose pages may connect over WebSocket, beside
+	// those of the same host: with commas between, or * for all.
+	WSOrigins string
 
 	User, Password string // the first user
 
@@ -42,7 +50,14 @@ type Config struct {
 	Logger  *slog.Logger // nil: nothing is logged
 	Version string       // told to peers
 
-	fs vfs.FS // of a file store; nil: the operating system's
+	fs           vfs.FS        // of a file store; nil: the operating system's
+	loginTimeout time.Duration // 0: netserve's
+}
+
+// CheckOrigins says what is wrong with a list of origins.
+func CheckOrigins(list string) error {
+	_, err := stompws.ParseOrigins(list)
+	return err
 }
 
 // A Limit is a number of bytes, a share of the whole, or the smaller of both.

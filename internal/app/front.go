@@ -15,9 +15,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/ferrymq/ferry/internal/amqpserver"
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/netserve"
+	"github.com/ferrymq/ferry/internal/stompws"
 )
 
 // httpStopTimeout is for HTTP requests to end when the process stops.
@@ -28,27 +28,76 @@ const httpStopTimeout = time.Second
 type front struct {
 	log       *slog.Logger
 	certs     *netserve.Certificates // nil: no TLS
+	login     time.Duration          // 0: netserve's
 	health    *health
 	addresses []Address
 
-	// What is off is not spoken on the others' listeners either.
-	amqpOn bool
-	amqp   atomic.Pointer[amqpserver.Server] // nil until clients are let in
-	web    *netserve.Handoff                 // nil: HTTP is off
-	https  []*http.Server
-	served sync.WaitGroup // the HTTP servers
+	amqp, stomp *protocol
+	protocols   []netserve.Protocol // what every listener recognises
+	web         *netserve.Handoff   // nil: HTTP is off
+	sockets     *stompws.Handler    // so are WebSockets
+	https       []*http.Server
+	served      sync.WaitGroup // the HTTP servers
 
 	// Health is told of from the first moment to the last; clients are let in
 	// later and out earlier.
-	early, clients group
+	early   *group // nil: HTTP is off
+	clients []*group
+}
+
+// A protocol is one that clients speak.
+type protocol struct {
+	name   string           // of its flag and its listener
+	addr   string           // of its own listener; "": it is off
+	refuse netserve.Handler // tells why, where it is off
+	server atomic.Pointer[server]
+}
+
+// A server speaks a protocol for the broker.
+type server interface {
+	Handle(conn *netserve.Conn)
+	Shutdown(ctx context.Context, reason string) error
+}
+
+// handle serves a connection. One that comes before clients are let in, or after,
+// is closed.
+func (p *protocol) handle(c *netserve.Conn) {
+	if p.addr == "" {
+		p.refuse(c)
+		return
+	}
+	if s := p.server.Load(); s != nil {
+		(*s).Handle(c)
+	}
 }
 
 // A group is a listener, and the connections that came by it.
 type group struct {
 	listener net.Listener
-	server   *netserve.Server // nil: none
+	server   *netserve.Server
 	cancel   context.CancelFunc
 	done     chan error
+}
+
+func newFront(cfg Config, certs *netserve.Certificates, log *slog.Logger) *front {
+	f := &front{log: log, certs: certs, login: cfg.loginTimeout, health: newHealth()}
+	r := &refusals{log: log}
+	f.amqp = &protocol{name: "amqp", addr: cfg.AMQP, refuse: r.amqp(cfg.Version)}
+	f.stomp = &protocol{name: "stomp", addr: cfg.STOMP, refuse: r.stomp}
+	web := r.http
+	if cfg.HTTP != "" {
+		web = func(c *netserve.Conn) { f.web.Handle(c) }
+	}
+	f.protocols = []netserve.Protocol{
+		{Name: "amqp", Match: beginsAMQP, Handle: f.amqp.handle},
+		{Name: "stomp", Match: beginsSTOMP, Handle: f.stomp.handle},
+		{Name: "http", Match: beginsHTTP, Handle: web},
+		{Name: "gmq", Match: beginsGMQ, Handle: r.gmq},
+	}
+	if certs == nil {
+		f.protocols = append(f.protocols, netserve.Protocol{Name: "tls", Match: beginsTLS, Handle: r.tls})
+	}
+	return f
 }
 
 // start begins to tell of health, if that is wanted.
@@ -65,51 +114,77 @@ func (f *front) start(ctx context.Context, cfg Config) error {
 	if cfg.HTTP == "" {
 		return nil
 	}
+	origins, err := stompws.ParseOrigins(cfg.WSOrigins)
+	if err != nil {
+		return fmt.Errorf("--ws-origins: %w", err)
+	}
 	ln, err := f.listen(ctx, "http", cfg.HTTP)
 	if err != nil {
 		return err
 	}
+	f.sockets = stompws.NewHandler(stompws.Config{Origins: origins, Addr: ln.Addr(), Logger: f.log})
 	f.web = netserve.NewHandoff(ln.Addr())
-	f.serveHTTP(f.web, newHTTPServer(f.health.handler(), f.log))
-	return f.early.serve(f, "http", ln, f.web.Handle)
+	s := newHTTPServer(f.handler(), f.log)
+	s.ConnContext = stompws.ConnContext
+	f.serveHTTP(f.web, s)
+	f.early, err = f.open(netserve.Endpoint{Name: "http", Listener: ln, Handle: f.web.Handle}, f.all())
+	return err
 }
 
-// serveAMQP makes that AMQP is understood on every listener from now on.
-func (f *front) serveAMQP(s *amqpserver.Server) { f.amqp.Store(s) }
+// socketPath is where WebSockets are, as in RabbitMQ's plugin.
+const socketPath = "/ws"
 
-// listenAMQP lets clients in.
-func (f *front) listenAMQP(ctx context.Context, addr string) error {
-	if addr == "" {
+func (f *front) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", f.health.handler())
+	mux.HandleFunc(socketPath, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case f.stomp.addr == "":
+			http.Error(w, stompOff, http.StatusServiceUnavailable)
+		case f.stomp.server.Load() == nil:
+			http.Error(w, "the broker does not serve now", http.StatusServiceUnavailable)
+		default:
+			f.sockets.ServeHTTP(w, r)
+		}
+	})
+	return mux
+}
+
+// serveClients lets clients in: each protocol with its own server is understood on
+// every listener from now on.
+func (f *front) serveClients(ctx context.Context, amqp, stomp server) error {
+	f.amqp.server.Store(&amqp)
+	f.stomp.server.Store(&stomp)
+	for _, p := range []*protocol{f.amqp, f.stomp} {
+		if p.addr == "" {
+			continue
+		}
+		ln, err := f.listen(ctx, p.name, p.addr)
+		if err != nil {
+			return err
+		}
+		if err := f.admit(netserve.Endpoint{Name: p.name, Listener: ln, Handle: p.handle}, f.all()); err != nil {
+			return err
+		}
+	}
+	if f.sockets == nil {
 		return nil
 	}
-	ln, err := f.listen(ctx, "amqp", addr)
-	if err != nil {
-		return err
-	}
-	return f.clients.serve(f, "amqp", ln, f.handleAMQP)
+	// What comes out of a WebSocket is STOMP and nothing else.
+	return f.admit(netserve.Endpoint{Name: "ws", Listener: f.sockets.Listener(), Handle: f.stomp.handle}, netserve.Config{})
 }
 
-func (f *front) handleAMQP(c *netserve.Conn) {
-	if s := f.amqp.Load(); s != nil {
-		s.Handle(c)
-	}
+// all is what listeners understand.
+func (f *front) all() netserve.Config {
+	return netserve.Config{Protocols: f.protocols, TLS: f.certs}
 }
 
-// protocols are what every listener recognises.
-func (f *front) protocols() []netserve.Protocol {
-	var known []netserve.Protocol
-	if f.amqpOn {
-		// AMQP 0-9-1 §4.2.2: a connection begins with "AMQP".
-		known = append(known, netserve.Protocol{Name: "amqp", Match: netserve.Prefix("AMQP"), Handle: f.handleAMQP})
+func (f *front) admit(e netserve.Endpoint, understood netserve.Config) error {
+	g, err := f.open(e, understood)
+	if err == nil {
+		f.clients = append(f.clients, g)
 	}
-	if f.web != nil {
-		known = append(known, netserve.Protocol{
-			Name:   "http",
-			Match:  netserve.Prefix("GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS ", "PATCH "),
-			Handle: f.web.Handle,
-		})
-	}
-	return known
+	return err
 }
 
 // listen opens a listener. name is that of its flag.
@@ -139,36 +214,30 @@ func (f *front) serveHTTP(ln net.Listener, s *http.Server) {
 	})
 }
 
-func (g *group) serve(f *front, name string, ln net.Listener, handle netserve.Handler) error {
-	server, err := netserve.New(netserve.Config{
-		Endpoints: []netserve.Endpoint{{Name: name, Listener: ln, Handle: handle}},
-		Protocols: f.protocols(),
-		TLS:       f.certs,
-		Log:       f.log,
-	})
+// open begins to serve who comes by a listener.
+func (f *front) open(e netserve.Endpoint, cfg netserve.Config) (*group, error) {
+	cfg.Endpoints, cfg.Log, cfg.LoginTimeout = []netserve.Endpoint{e}, f.log, f.login
+	server, err := netserve.New(cfg)
 	if err != nil {
-		return errors.Join(err, ln.Close())
+		return nil, errors.Join(err, e.Listener.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	g.listener, g.server, g.cancel, g.done = ln, server, cancel, make(chan error, 1)
+	g := &group{listener: e.Listener, server: server, cancel: cancel, done: make(chan error, 1)}
 	go func() { g.done <- server.Serve(ctx) }()
-	return nil
+	return g, nil
 }
 
 // stop ends the group's connections.
 func (g *group) stop() error {
-	if g.server == nil {
-		return nil
-	}
 	g.cancel()
 	return <-g.done
 }
 
 // stopClients closes all clients' connections with the reason, and returns when
 // they have ended.
-func (f *front) stopClients(b *broker.Broker, server *amqpserver.Server) error {
-	if f.clients.server != nil {
-		_ = f.clients.listener.Close() // who comes now shall go elsewhere
+func (f *front) stopClients(b *broker.Broker) error {
+	for _, g := range f.clients {
+		_ = g.listener.Close() // who comes now shall go elsewhere
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
@@ -179,20 +248,35 @@ func (f *front) stopClients(b *broker.Broker, server *amqpserver.Server) error {
 	} else {
 		b.CloseSessions(shutdownReason)
 	}
-	err := server.Shutdown(ctx, shutdownReason)
-	f.amqp.Store(nil)
-	return errors.Join(err, f.clients.stop())
+	var stopping sync.WaitGroup
+	spoken := []*protocol{f.amqp, f.stomp}
+	errs := make([]error, len(spoken))
+	for i, p := range spoken {
+		if s := p.server.Load(); s != nil {
+			stopping.Go(func() { errs[i] = (*s).Shutdown(ctx, shutdownReason) })
+		}
+	}
+	stopping.Wait()
+	for _, p := range spoken {
+		p.server.Store(nil)
+	}
+	for _, g := range f.clients {
+		errs = append(errs, g.stop())
+	}
+	return errors.Join(errs...)
 }
 
 // awaitClients returns when no client is connected, or after failTimeout.
 func (f *front) awaitClients() {
-	if f.clients.server == nil {
-		return
-	}
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()
 	for over := time.After(failTimeout); ; {
-		if n, _ := f.clients.server.Conns(); n == 0 {
+		left := 0
+		for _, g := range f.clients {
+			n, _ := g.server.Conns()
+			left += n
+		}
+		if left == 0 {
 			return
 		}
 		select {
@@ -205,7 +289,7 @@ func (f *front) awaitClients() {
 
 // stop ends what start began.
 func (f *front) stop() error {
-	if f.early.server != nil {
+	if f.early != nil {
 		_ = f.early.listener.Close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), httpStopTimeout)
@@ -216,6 +300,12 @@ func (f *front) stop() error {
 		}
 	}
 	f.served.Wait()
+	if f.sockets != nil {
+		f.sockets.Close()
+	}
+	if f.early == nil {
+		return nil
+	}
 	return f.early.stop()
 }
 

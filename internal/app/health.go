@@ -94,7 +94,7 @@ func (h *health) handler() http.Handler {
 			writeJSON(w, http.StatusMethodNotAllowed, map[string]string{"error": "only GET and HEAD are for this"})
 			return
 		}
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there are /livez and /readyz here"})
+		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there are /livez, /readyz and, for WebSockets, /ws here"})
 	})
 	return mux
 }

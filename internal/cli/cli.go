@@ -119,7 +119,7 @@ of them dies.`,
   ferry serve
 
   # a broker for a test: nothing is written, nothing else is listened on
-  ferry serve --store memory: --amqp 127.0.0.1:5672 --http off
+  ferry serve --store memory: --amqp 127.0.0.1:5672 --stomp off --http off
 
   # messages in, messages out
   ferry send -q orders one two

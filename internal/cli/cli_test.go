@@ -53,7 +53,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"serve", "--amqpp", ":1"}, 2, "did you mean --amqp?"},
 		{[]string{"serve", "extra"}, 2, "ferry serve: "},
 		{[]string{"serve", "--store", "redis://x"}, 2, "--store: "},
-		{[]string{"serve", "--store", "memory:", "--amqp", taken.Addr().String(), "--http", "off"}, 1, "--amqp"},
+		{[]string{"serve", "--store", "memory:", "--amqp", taken.Addr().String(), "--stomp", "off", "--http", "off"}, 1, "--amqp"},
 		{[]string{"dump"}, 2, "accepts 1 arg"},
 		{[]string{"dump", filepath.Join(t.TempDir(), "nowhere")}, 1, "there is no store"},
 		{[]string{"dump", t.TempDir()}, 1, "there is no store"},
@@ -162,7 +162,7 @@ func TestServeUntilItIsStopped(t *testing.T) {
 		code := make(chan int, 1)
 		go func() {
 			code <- Run(ctx, System{
-				Args:   []string{"serve", "--store", "memory:", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", format, "--log-level", "error"},
+				Args:   []string{"serve", "--store", "memory:", "--amqp", "127.0.0.1:0", "--stomp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", format, "--log-level", "error"},
 				Stdout: io.Discard, Stderr: w,
 				Getenv: func(string) string { return "" },
 			})
@@ -172,8 +172,8 @@ func TestServeUntilItIsStopped(t *testing.T) {
 		if !lines.Scan() || !strings.Contains(lines.Text(), "Server startup complete") {
 			t.Fatalf("%s: the first line is %q", format, lines.Text())
 		}
-		found := regexp.MustCompile(`http\W+(127\.0\.0\.1:\d+)`).FindStringSubmatch(lines.Text())
-		if found == nil || !strings.Contains(lines.Text(), "amqp") {
+		found := regexp.MustCompile(`amqp\W+127.*http\W+(127\.0\.0\.1:\d+).*stomp\W+127`).FindStringSubmatch(lines.Text())
+		if found == nil {
 			t.Fatalf("%s: not all listeners are in %q", format, lines.Text())
 		}
 		if format == "json" && !json.Valid(lines.Bytes()) {

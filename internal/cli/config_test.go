@@ -82,7 +82,7 @@ func TestConfigFileCanBeNamedByTheEnvironment(t *testing.T) {
 func TestEveryOptionArrives(t *testing.T) {
 	cert, key, ca := write(t, "cert", "x"), write(t, "key", "x"), write(t, "ca", "x")
 	values := map[string]string{
-		"store": "file:elsewhere", "amqp": ":1", "stomp": "off", "gmq": "off", "http": ":2",
+		"store": "file:elsewhere", "amqp": ":1", "stomp": ":4", "gmq": "off", "http": ":2", "ws-origins": "https://a.example",
 		"user": "ada", "password": "lovelace", "tls-cert": cert, "tls-key": key, "tls-ca": ca,
 		"memory-limit": "1GiB", "disk-free-limit": "1MB,10%", "log-level": "debug", "log-format": "json",
 		"node": "n", "lease": "3s", "standby": "proxy", "pprof": ":3",
@@ -103,7 +103,7 @@ func TestEveryOptionArrives(t *testing.T) {
 		}
 	}
 	want := app.Config{
-		Store: "file:elsewhere", AMQP: ":1", HTTP: ":2", PProf: ":3", User: "ada", Password: "lovelace",
+		Store: "file:elsewhere", AMQP: ":1", STOMP: ":4", HTTP: ":2", WSOrigins: "https://a.example", PProf: ":3", User: "ada", Password: "lovelace",
 		TLSCert: cert, TLSKey: key, TLSCA: ca,
 		MemoryLimit: app.Limit{Bytes: 1 << 30}, DiskFreeLimit: app.Limit{Bytes: 1e6, Share: 0.1},
 	}
@@ -125,7 +125,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := app.Config{
-		Store: app.DefaultStore, AMQP: app.DefaultAMQP, HTTP: app.DefaultHTTP,
+		Store: app.DefaultStore, AMQP: app.DefaultAMQP, STOMP: app.DefaultSTOMP, HTTP: app.DefaultHTTP,
 		User: "guest", Password: "guest",
 		MemoryLimit: app.DefaultMemoryLimit, DiskFreeLimit: app.DefaultDiskFreeLimit,
 	}
@@ -168,7 +168,8 @@ func TestFaults(t *testing.T) {
 		{"no config file", given{flags: map[string]string{"config": "nowhere"}}, []string{`--config: cannot read the file`}},
 		{"authority alone", given{flags: map[string]string{"tls-ca": os.Args[0]}}, []string{`--tls-ca is about TLS, which needs --tls-cert and --tls-key`}},
 		{"certificate alone", given{flags: map[string]string{"tls-cert": os.Args[0]}}, []string{`--tls-cert and --tls-key go together`}},
-		{"everything is off", given{flags: map[string]string{"amqp": "off", "http": "off"}}, []string{`nobody could reach the broker`}},
+		{"everything is off", given{flags: map[string]string{"amqp": "off", "stomp": "off", "http": "off"}}, []string{`nobody could reach the broker`}},
+		{"origin", given{flags: map[string]string{"ws-origins": "https://a.example,b.example"}}, []string{`--ws-origins: "b.example" is not an origin; write scheme://host`}},
 		{"peers", given{flags: map[string]string{"peers": "a,b"}}, []string{`--peers: clusters are not in this version yet`}},
 		{"definitions", given{flags: map[string]string{"definitions": "x.json"}}, []string{`--definitions: definitions cannot be loaded in this version yet`}},
 		{"lease", given{flags: map[string]string{"lease": "soon"}}, []string{`--lease: "soon" is not a duration`}},
@@ -198,7 +199,7 @@ func TestFaults(t *testing.T) {
 }
 
 func TestWhatIsToComeIsWarnedOf(t *testing.T) {
-	for name, v := range map[string]string{"stomp": ":1", "gmq": ":1", "node": "n", "lease": "1s", "standby": "proxy"} {
+	for name, v := range map[string]string{"gmq": ":1", "node": "n", "lease": "1s", "standby": "proxy"} {
 		c, err := given{flags: map[string]string{name: v}}.configure(t)
 		if err != nil {
 			t.Errorf("--%s: %v", name, err)
@@ -212,7 +213,7 @@ func TestWhatIsToComeIsWarnedOf(t *testing.T) {
 			t.Errorf("--%s: no warning in %v", name, c.notes)
 		}
 	}
-	c, err := given{flags: map[string]string{"stomp": "off", "gmq": "off"}}.configure(t)
+	c, err := given{flags: map[string]string{"gmq": "off"}}.configure(t)
 	if err != nil || len(c.notes) > 0 {
 		t.Errorf("what is off is spoken of: %v, %v", c.notes, err)
 	}

@@ -69,9 +69,9 @@ func serveOptions() []option {
 			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.AMQP, v) },
 		},
 		{
-			name: "stomp", value: ":61613", meta: "ADDR",
-			usage: "listen for STOMP here, or off (not in this version yet)",
-			set:   laterListener("stomp", "STOMP"),
+			name: "stomp", value: app.DefaultSTOMP, meta: "ADDR",
+			usage: "listen for STOMP here, or off",
+			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.STOMP, v) },
 		},
 		{
 			name: "gmq", value: ":4567", meta: "ADDR",
@@ -80,8 +80,16 @@ func serveOptions() []option {
 		},
 		{
 			name: "http", value: app.DefaultHTTP, meta: "ADDR",
-			usage: "answer /livez and /readyz here, or off",
+			usage: "answer /livez and /readyz here, and STOMP over WebSocket at /ws, or off",
 			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.HTTP, v) },
+		},
+		{
+			name: "ws-origins", meta: "LIST",
+			usage: "web sites whose pages may use /ws, beside those of the same host: https://app.example.com,..., or *",
+			set: func(c *serveConfig, v string, _ bool) error {
+				c.app.WSOrigins = v
+				return app.CheckOrigins(v)
+			},
 		},
 		{
 			name: "user", value: app.DefaultUser, meta: "NAME",
@@ -206,7 +214,7 @@ func (c *serveConfig) check() []error {
 	if c.app.TLSCA != "" && c.app.TLSCert == "" {
 		faults = append(faults, errors.New("--tls-ca is about TLS, which needs --tls-cert and --tls-key"))
 	}
-	if c.app.AMQP == "" && c.app.HTTP == "" {
+	if c.app.AMQP == "" && c.app.STOMP == "" && c.app.HTTP == "" {
 		faults = append(faults, errors.New("every listener is off: nobody could reach the broker"))
 	}
 	return faults

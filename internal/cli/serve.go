@@ -24,16 +24,18 @@ func newServe(sys System) *cobra.Command {
 that was confirmed is lost, and clients are told why their connections close.
 A second signal ends it at once.
 
-It prints "` + readyText + `" with its listeners when it is ready.
+It prints "` + readyText + `" with its listeners when it is ready. Each of them
+understands everything that is not off: AMQP, STOMP and HTTP, with TLS too where
+there is a certificate.
 
 Every setting can be given as a flag, as an environment variable (--tls-cert is
 $FERRY_TLS_CERT) or in a TOML file that --config names (tls-cert = "cert.pem");
 a flag goes before the environment, that before the file.`,
-		Example: `  # keep messages in ./ferry-data, listen on 5672
+		Example: `  # keep messages in ./ferry-data, listen on 5672, 61613 and 15672
   ferry serve
 
   # for a test: nothing is written, free ports are chosen and printed
-  ferry serve --store memory: --amqp 127.0.0.1:0 --http off
+  ferry serve --store memory: --amqp 127.0.0.1:0 --stomp off --http off
 
   # with a user of your own, and TLS on the same ports
   FERRY_PASSWORD=secret ferry serve --user app --tls-cert cert.pem --tls-key key.pem

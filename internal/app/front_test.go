@@ -1,0 +1,399 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/ferrymq/ferry/internal/wire/amqpwire"
+)
+
+const connect = "CONNECT\naccept-version:1.2\nhost:/\nlogin:ada\npasscode:lovelace\n\n\x00"
+
+// patience is how long a test waits for what must come, at most.
+const patience = 20 * time.Second
+
+func open(t *testing.T, addr string, secure bool) net.Conn {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if secure {
+		return tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) // its own
+	}
+	return nc
+}
+
+func mustSay(t *testing.T, w io.Writer, text string) {
+	t.Helper()
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustHear wants what comes to begin with text.
+func mustHear(t *testing.T, r io.Reader, text string) {
+	t.Helper()
+	got := make([]byte, len(text))
+	if n, err := io.ReadFull(r, got); err != nil || string(got) != text {
+		t.Errorf("got %q, %v; want %q", got[:n], err, text)
+	}
+}
+
+// mustEnd reads what comes up to the end of the connection.
+func mustEnd(t *testing.T, r io.Reader) string {
+	t.Helper()
+	got, err := io.ReadAll(r)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection did not end: %v, after %q", err, got)
+	}
+	return string(got)
+}
+
+// socket opens a WebSocket to a listener.
+func socket(t *testing.T, addr string, secure bool, header http.Header) (*websocket.Conn, *http.Response, error) {
+	t.Helper()
+	scheme := "ws"
+	if secure {
+		scheme = "wss"
+	}
+	ws, resp, err := websocket.Dial(t.Context(), scheme+"://"+addr+"/ws", &websocket.DialOptions{
+		HTTPHeader: header, Subprotocols: []string{"v12.stomp"},
+		HTTPClient: &http.Client{Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
+		}},
+	})
+	if err == nil {
+		t.Cleanup(func() { _ = ws.CloseNow() })
+	}
+	return ws, resp, err
+}
+
+// One port is enough: every listener understands everything, with and without TLS.
+func TestEveryListenerSpeaksEveryProtocol(t *testing.T) {
+	cfg := testConfig()
+	cfg.TLSCert, cfg.TLSKey = writeCertificate(t)
+	p := mustStart(t, cfg)
+	if len(p.addresses) != 3 {
+		t.Errorf("it listens on %v", p.addresses)
+	}
+	for name, addr := range p.addresses {
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s tls=%t", name, secure), func(t *testing.T) {
+				login(t, open(t, addr, secure)).close()
+
+				nc := open(t, addr, secure)
+				mustSay(t, nc, "\n"+connect) // a heart-beat first
+				mustHear(t, nc, "CONNECTED\n")
+				nc.Close()
+
+				nc = open(t, addr, secure)
+				mustSay(t, nc, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+				if got := mustEnd(t, nc); !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
+					t.Errorf("/livez: %q", got)
+				}
+
+				ws, _, err := socket(t, addr, secure, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ws.Subprotocol() != "v12.stomp" {
+					t.Errorf("subprotocol %q", ws.Subprotocol())
+				}
+				say(t, ws, websocket.MessageText, connect)
+				if got := hear(t, ws); !strings.HasPrefix(got, "CONNECTED\n") {
+					t.Errorf("over WebSocket: %q", got)
+				}
+				_ = ws.CloseNow()
+			})
+		}
+	}
+	p.mustStop()
+}
+
+func say(t *testing.T, ws *websocket.Conn, typ websocket.MessageType, text string) {
+	t.Helper()
+	if err := ws.Write(t.Context(), typ, []byte(text)); err != nil {
+		t.Error(err)
+	}
+}
+
+func hear(t *testing.T, ws *websocket.Conn) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, message, err := ws.Read(ctx)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(message)
+}
+
+const (
+	httpRefusal = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n" +
+		"Content-Length: 78\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+	stompRefusal = "ERROR\nmessage:STOMP is switched off\nversion:1.0,1.1,1.2\ncontent-type:text/plain\ncontent-length:79\n\n" +
+		"STOMP is switched off on this broker, ferry serve --stomp :61613 switches it on\x00"
+)
+
+// What is off, or not there yet, is refused in the words of its own protocol, on
+// every listener.
+func TestWhatIsOffIsRefused(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		off     func(*Config)
+		in, out string
+	}{
+		{"GET", noHTTP, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", httpRefusal + httpOff + "\n"},
+		{"HEAD", noHTTP, "HEAD / HTTP/1.0\r\n\r\n", httpRefusal},
+		{"POST", noHTTP, "POST /x HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", httpRefusal + httpOff + "\n"},
+		{"WebSocket", noHTTP, "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n", httpRefusal + httpOff + "\n"},
+		{"CONNECT", noSTOMP, connect, stompRefusal},
+		{"STOMP", noSTOMP, "\r\n\nSTOMP\r\n\r\n\x00", stompRefusal},
+		{"TLS", nothing, "\x16\x03\x01\x00\x05hello", "\x15\x03\x01\x00\x02\x02\x28"},
+		{
+			"GMQ", nothing, `{"operation":"P","queue":"q","payload":"aGk=","confirmation":"","error":null,"auth":{"user":"t0ken","password":"t0ken"}}`,
+			`{"operation":"P","queue":"q","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
+		},
+		{
+			"GMQ in capitals", nothing, ` {"OPERATION":"L","Queue":"\u0041"} trailing`[1:],
+			`{"operation":"L","queue":"A","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
+		},
+		{
+			"not JSON", nothing, `{]`,
+			`{"operation":"","queue":"","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
+		},
+		{
+			"not GMQ's", nothing, `{"operation":[1],"queue":"q"}`,
+			`{"operation":"","queue":"q","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
+		},
+		{
+			"too large", nothing, `{"queue":"` + strings.Repeat("x", gmqMessageMax),
+			`{"operation":"","queue":"","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			cfg := testConfig()
+			row.off(&cfg)
+			p := mustStart(t, cfg)
+			for name, addr := range p.addresses {
+				nc := open(t, addr, false)
+				mustSay(t, nc, row.in)
+				mustHear(t, nc, row.out)
+				if more := mustEnd(t, nc); more != "" {
+					t.Errorf("%s: more comes: %q", name, more)
+				}
+				nc.Close()
+			}
+			if n := strings.Count(p.log.String(), "connection refused"); n != 1 {
+				t.Errorf("%d lines of the log for %d refusals:\n%s", n, len(p.addresses), p.log)
+			}
+			if strings.Contains(p.log.String(), "t0ken") {
+				t.Errorf("a secret is in the log: %s", p.log)
+			}
+			p.mustStop()
+		})
+	}
+}
+
+func noHTTP(c *Config)  { c.HTTP = "" }
+func noSTOMP(c *Config) { c.STOMP = "" }
+func noAMQP(c *Config)  { c.AMQP = "" }
+func nothing(*Config)   {}
+
+// Clients of AMQP listen to a reason when they open the virtual host.
+func TestAMQPThatIsOffIsRefused(t *testing.T) {
+	cfg := testConfig()
+	noAMQP(&cfg)
+	p := mustStart(t, cfg)
+	for _, addr := range p.addresses {
+		c := &client{t: t, nc: open(t, addr, false)}
+		c.write(amqpwire.ProtocolHeader[:])
+		expect[*amqpwire.ConnectionStart](c)
+		c.send0(&amqpwire.ConnectionStartOk{Mechanism: "PLAIN", Response: []byte("\x00who\x00ever"), Locale: "en_US"})
+		expect[*amqpwire.ConnectionTune](c)
+		c.send0(&amqpwire.ConnectionTuneOk{ChannelMax: 10, FrameMax: amqpwire.DefaultFrameMax})
+		c.send0(&amqpwire.ConnectionOpen{VirtualHost: "/"})
+		closed := expect[*amqpwire.ConnectionClose](c)
+		if closed.ReplyCode != amqpwire.NotImplemented || closed.ReplyText != "NOT_IMPLEMENTED - "+amqpOff {
+			t.Errorf("closed with %d %q", closed.ReplyCode, closed.ReplyText)
+		}
+		c.send0(&amqpwire.ConnectionCloseOk{})
+		c.nc.Close()
+	}
+	p.mustStop()
+}
+
+func TestWebSocketsOfSTOMPThatIsOffAreRefused(t *testing.T) {
+	cfg := testConfig()
+	noSTOMP(&cfg)
+	p := mustStart(t, cfg)
+	_, resp, err := socket(t, p.addresses["http"], false, nil)
+	if err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Fatalf("%+v, %v; want 503", resp, err)
+	}
+	if text, _ := io.ReadAll(resp.Body); string(text) != stompOff+"\n" {
+		t.Errorf("it says %q", text)
+	}
+	p.mustStop()
+}
+
+// A TLS client is told something that it can show.
+func TestTLSWithoutACertificateIsAnAlert(t *testing.T) {
+	p := mustStart(t, testConfig())
+	for name, addr := range p.addresses {
+		err := open(t, addr, true).(*tls.Conn).HandshakeContext(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "handshake failure") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if !strings.Contains(p.log.String(), "--tls-cert") {
+		t.Errorf("the log has no hint: %s", p.log)
+	}
+	p.mustStop()
+}
+
+// Whoever says nothing, or not enough, is cut when the time to log in is over;
+// whatever is off.
+func TestSilentPeersAreCutAtTheLoginLimit(t *testing.T) {
+	for _, off := range []func(*Config){nothing, noAMQP, noSTOMP, noHTTP} {
+		cfg := testConfig()
+		cfg.loginTimeout = 100 * time.Millisecond
+		off(&cfg)
+		p := mustStart(t, cfg)
+		var opened []net.Conn
+		for _, addr := range p.addresses {
+			for _, text := range []string{
+				"", "A", "AMQP\x00\x00\x09\x01", "\n", "\r\n\r\n", "CONNECT\n", "CONNECT\nlogin:", "STOM", "{", `{"queue":"`, "\x16", "\x16\x03\x01", "G",
+			} {
+				nc := open(t, addr, false)
+				mustSay(t, nc, text)
+				opened = append(opened, nc)
+			}
+		}
+		for _, nc := range opened {
+			mustEnd(t, nc)
+			nc.Close()
+		}
+		p.mustStop()
+	}
+}
+
+// A WebSocket has no more time to log in than others.
+func TestSilentWebSocketsAreCutAtTheLoginLimit(t *testing.T) {
+	cfg := testConfig()
+	cfg.loginTimeout = 100 * time.Millisecond
+	p := mustStart(t, cfg)
+	ws, _, err := socket(t, p.addresses["http"], false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, message, err := ws.Read(ctx)
+		cancel()
+		if err != nil {
+			if websocket.CloseStatus(err) != websocket.StatusNormalClosure {
+				t.Errorf("it ended with %v", err)
+			}
+			break
+		}
+		if !strings.HasPrefix(string(message), "ERROR\n") {
+			t.Errorf("it says %q", message)
+		}
+	}
+	p.mustStop()
+}
+
+// Clients of STOMP are told why their connection ends, over WebSocket too, which
+// then says good-bye in its own way.
+func TestSTOMPConnectionsAreClosedWithAReason(t *testing.T) {
+	p := mustStart(t, testConfig())
+	nc := open(t, p.addresses["stomp"], false)
+	mustSay(t, nc, connect)
+	mustHear(t, nc, "CONNECTED\n")
+	ws, _, err := socket(t, p.addresses["http"], false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(t, ws, websocket.MessageText, connect)
+	if got := hear(t, ws); !strings.HasPrefix(got, "CONNECTED\n") {
+		t.Errorf("got %q", got)
+	}
+	p.stop()
+	got := mustEnd(t, nc)
+	if _, last, _ := strings.Cut(got, "\x00"); !strings.Contains(last, "ERROR\n") || !strings.Contains(last, "shutdown") {
+		t.Errorf("over TCP: %q", got)
+	}
+	nc.Close()
+	if got := hear(t, ws); !strings.HasPrefix(got, "ERROR\n") || !strings.Contains(got, "shutdown") {
+		t.Errorf("over WebSocket: %q", got)
+	}
+	if _, _, err := ws.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusNormalClosure {
+		t.Errorf("the WebSocket ended with %v", err)
+	}
+	p.mustStop()
+}
+
+// The origin decides over pages of browsers, not over other programs.
+func TestWebSocketOrigins(t *testing.T) {
+	cfg := testConfig()
+	cfg.WSOrigins = "https://app.example"
+	p := mustStart(t, cfg)
+	for origin, ok := range map[string]bool{
+		"":                               true,
+		"http://" + p.addresses["http"]:  true,
+		"https://app.example":            true,
+		"https://evil.example":           false,
+		"http://" + p.addresses["stomp"]: false,
+	} {
+		header := http.Header{}
+		if origin != "" {
+			header.Set("Origin", origin)
+		}
+		ws, resp, err := socket(t, p.addresses["http"], false, header)
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", origin, err)
+		}
+		if !ok && resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%q: %s", origin, resp.Status)
+		}
+		if err == nil {
+			_ = ws.Close(websocket.StatusNormalClosure, "")
+		}
+	}
+	p.mustStop()
+}
+
+// The listing is in an order that scripts can rely on.
+func TestListenersAreToldInOrder(t *testing.T) {
+	cfg := testConfig()
+	cfg.PProf = "127.0.0.1:0"
+	ctx, stop := context.WithCancel(t.Context())
+	var names []string
+	err := Run(ctx, cfg, func(all []Address) {
+		for _, a := range all {
+			names = append(names, a.Name)
+		}
+		stop()
+	})
+	if want := []string{"amqp", "http", "pprof", "stomp"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("%v, %v; want %v", names, err, want)
+	}
+}
