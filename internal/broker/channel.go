@@ -96,74 +96,6 @@ type delivered struct {
 	tag uint64
 }
 
-// unackedRing holds a channel's unsettled deliveries by their tags.
-type unackedRing struct {
-	base uint64 // tag of the first
-	buf  []delivered
-	head int
-	n    int
-	held int // that are not holes
-}
-
-func (r *unackedRing) at(i int) *delivered { return &r.buf[(r.head+i)&(len(r.buf)-1)] }
-
-func (r *unackedRing) push(tag uint64, d delivered) {
-	if r.n == 0 {
-		r.base = tag
-	}
-	for r.base+uint64(r.n) < tag {
-		r.grow(delivered{})
-	}
-	r.grow(d)
-	r.held++
-}
-
-func (r *unackedRing) grow(d delivered) {
-	if r.n == len(r.buf) {
-		bigger := make([]delivered, max(8, 2*len(r.buf)))
-		for i := range r.n {
-			bigger[i] = *r.at(i)
-		}
-		r.buf, r.head = bigger, 0
-	}
-	r.n++
-	*r.at(r.n - 1) = d
-}
-
-// has tells whether the delivery with this tag awaits settlement.
-func (r *unackedRing) has(tag uint64) bool {
-	return r.n > 0 && tag >= r.base && tag-r.base < uint64(r.n) && r.at(int(tag-r.base)).q != nil
-}
-
-// take removes the delivery with this tag.
-func (r *unackedRing) take(tag uint64) delivered {
-	p := r.at(int(tag - r.base))
-	d := *p
-	*p = delivered{}
-	r.held--
-	r.trim()
-	return d
-}
-
-func (r *unackedRing) trim() {
-	for r.n > 0 && r.at(0).q == nil {
-		r.head = (r.head + 1) & (len(r.buf) - 1)
-		r.base++
-		r.n--
-	}
-	if r.n == 0 && len(r.buf) > 4096 {
-		r.buf, r.head = nil, 0
-	}
-}
-
-func (r *unackedRing) all(visit func(delivered)) {
-	for i := range r.n {
-		if d := r.at(i); d.q != nil {
-			visit(*d)
-		}
-	}
-}
-
 // roomLocked tells whether the consumer may be given one more delivery, and
 // parks it if not. s.mu is held.
 func (ch *Channel) roomLocked(c *Consumer) bool {
@@ -248,28 +180,20 @@ func (ch *Channel) settle(tag uint64, multiple bool, how outcome) error {
 
 func (ch *Channel) takeUnackedLocked(list []delivered, tag uint64, multiple bool) ([]delivered, error) {
 	u := &ch.unacked
-	switch {
-	case multiple && tag == 0:
+	if multiple && tag == 0 {
 		u.all(func(d delivered) { list = append(list, d) })
 		*u = unackedRing{}
-	case !u.has(tag):
+		return list, nil
+	}
+	p := u.find(tag)
+	switch {
+	case p == nil:
 		return nil, errorf(PreconditionFailed, "unknown delivery tag %d", tag)
 	case multiple:
-		for n := int(tag-u.base) + 1; n > 0; n-- {
-			if p := u.at(0); p.q != nil {
-				list = append(list, *p)
-				*p = delivered{}
-				u.held--
-			}
-			u.head = (u.head + 1) & (len(u.buf) - 1)
-			u.base++
-			u.n--
-		}
-		u.trim()
+		return u.takeUpTo(tag, list), nil
 	default:
-		list = append(list, u.take(tag))
+		return append(list, u.take(p)), nil
 	}
-	return list, nil
 }
 
 // creditLocked gives room back for deliveries that were taken off the channel,
@@ -330,7 +254,7 @@ func (ch *Channel) Recover(back bool) error {
 		return errorf(NotImplemented, "requeue=false")
 	}
 	ch.s.mu.Lock()
-	held := ch.unacked.held
+	held := ch.unacked.held()
 	ch.s.mu.Unlock()
 	if held == 0 {
 		return nil

@@ -82,7 +82,7 @@ func (c *Consumer) assignLocked(most int) verdict {
 		if c.noAck {
 			q.removeLocked(seq)
 		} else {
-			ch.unacked.push(ch.lastTag, delivered{q, c, seq, ch.lastTag})
+			ch.unacked.push(delivered{q, c, seq, ch.lastTag})
 			c.inFlight++
 			ch.inFlight++
 			s.unacked++
@@ -285,7 +285,7 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 		ch.lastTag++
 		tag := ch.lastTag
 		if !noAck {
-			ch.unacked.push(tag, delivered{q, nil, seq, tag})
+			ch.unacked.push(delivered{q, nil, seq, tag})
 			s.unacked++
 		}
 		s.pushLocked(Event{

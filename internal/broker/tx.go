@@ -283,6 +283,6 @@ func (ch *Channel) unsettleLocked(list []delivered) {
 	slices.SortFunc(list, func(a, b delivered) int { return cmp.Compare(a.tag, b.tag) })
 	ch.unacked = unackedRing{}
 	for _, d := range list {
-		ch.unacked.push(d.tag, d)
+		ch.unacked.push(d)
 	}
 }
