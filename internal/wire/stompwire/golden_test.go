@@ -152,6 +152,9 @@ func TestSamplesAreComplete(t *testing.T) {
 			t.Errorf("%s is parsed as %s", c, parseCommand([]byte(c.String())))
 		}
 	}
+	if (Err+1).String() != "" || Command(0).String() != "" {
+		t.Error("there is a command that has no constant")
+	}
 }
 
 func (f sampleFrame) String() string {
