@@ -48,8 +48,8 @@ func AppendCommand(dst []byte, c Command) []byte {
 // What cannot be expressed is an *Error, and dst is as it was: nothing is cut, and
 // nothing that was meant as a value becomes a header. That is NUL in all
 // versions, CR before 1.2, LF before 1.1, ':' in a name before 1.1, and a name
-// without bytes. A ':' in a value is written as it is before 1.1: a reader takes
-// the first in the line, and passcodes have them.
+// without bytes. A ':' in a value is written as it is before 1.1: readers take the
+// first in the line (RabbitMQ and Artemis do), and passcodes have them.
 func AppendHeader[N, V ~string | ~[]byte](dst []byte, v Version, name N, value V) ([]byte, error) {
 	if len(name) == 0 {
 		return dst, fault("a header without a name cannot be sent")

@@ -295,6 +295,21 @@ func TestDripFeedingIsLinear(t *testing.T) {
 	}
 }
 
+// The same for one that sends line ends, to an owner who leaves them to Head.
+func TestLineEndsAreLookedAtOnce(t *testing.T) {
+	src := []byte(strings.Repeat("\r\n\n", 10_000))
+	var d Decoder
+	for i := range src {
+		n, err := d.Head(src[:i+1])
+		if n != 0 || err != nil || d.start < i {
+			t.Fatal(i, n, err, d.start)
+		}
+	}
+	if n, err := d.Head(append(src, "SEND\n\n"...)); n != len(src)+6 || err != nil {
+		t.Error(n, err)
+	}
+}
+
 // Between two calls the bytes may move: nothing points to where they were.
 func TestBytesMayMoveBetweenCalls(t *testing.T) {
 	src := "\nSEND\na:b\\cc\nd:e\n\nbody\x00"
