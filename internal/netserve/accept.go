@@ -115,6 +115,9 @@ func (s *Server) recognise(c *Conn, e Endpoint) (Handler, error) {
 			undecided = undecided || more
 		}
 		if !undecided || len(prefix) >= maxPrefix {
+			if len(s.cfg.Protocols) > 0 {
+				s.log.Debug("connection of no protocol that is known, taken for the listener's own", "listener", e.Name, "conn", c)
+			}
 			return e.Handle, nil
 		}
 		if err := c.In.Fill(); err != nil {

@@ -3,6 +3,7 @@ package netserve
 import (
 	"bytes"
 	"io"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func FuzzRecognise(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, piece byte) {
 		data = data[:min(len(data), smallBuffer)]
 		chosen := -1
-		srv := &Server{}
+		srv := &Server{log: slog.New(slog.DiscardHandler)}
 		for i, texts := range protocols {
 			srv.cfg.Protocols = append(srv.cfg.Protocols, Protocol{Match: Prefix(texts...), Handle: func(*Conn) { chosen = i }})
 		}
