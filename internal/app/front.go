@@ -15,8 +15,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ferrymq/ferry/internal/amqpserver"
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/netserve"
+	"github.com/ferrymq/ferry/internal/stompserver"
 	"github.com/ferrymq/ferry/internal/stompws"
 )
 
@@ -82,20 +84,22 @@ type group struct {
 func newFront(cfg Config, certs *netserve.Certificates, log *slog.Logger) *front {
 	f := &front{log: log, certs: certs, login: cfg.loginTimeout, health: newHealth()}
 	r := &refusals{log: log}
-	f.amqp = &protocol{name: "amqp", addr: cfg.AMQP, refuse: r.amqp(cfg.Version)}
-	f.stomp = &protocol{name: "stomp", addr: cfg.STOMP, refuse: r.stomp}
-	web := r.http
+	amqp := amqpserver.New(amqpserver.Config{Version: cfg.Version, ClusterName: clusterName(), Refuse: amqpOff})
+	stomp := stompserver.New(stompserver.Config{Version: cfg.Version, Refuse: stompOff})
+	f.amqp = &protocol{name: "amqp", addr: cfg.AMQP, refuse: r.noting(amqpOff, amqp.Handle)}
+	f.stomp = &protocol{name: "stomp", addr: cfg.STOMP, refuse: r.noting(stompOff, stomp.Handle)}
+	web := r.noting(httpOff, refuseHTTP)
 	if cfg.HTTP != "" {
 		web = func(c *netserve.Conn) { f.web.Handle(c) }
 	}
 	f.protocols = []netserve.Protocol{
-		{Name: "amqp", Match: beginsAMQP, Handle: f.amqp.handle},
-		{Name: "stomp", Match: beginsSTOMP, Handle: f.stomp.handle},
+		{Name: "amqp", Match: amqp.Protocol().Match, Handle: f.amqp.handle},
+		{Name: "stomp", Match: stomp.Protocol().Match, Handle: f.stomp.handle},
 		{Name: "http", Match: beginsHTTP, Handle: web},
-		{Name: "gmq", Match: beginsGMQ, Handle: r.gmq},
+		{Name: "gmq", Match: beginsGMQ, Handle: r.noting(gmqNotYet, refuseGMQ)},
 	}
 	if certs == nil {
-		f.protocols = append(f.protocols, netserve.Protocol{Name: "tls", Match: beginsTLS, Handle: r.tls})
+		f.protocols = append(f.protocols, netserve.Protocol{Name: "tls", Match: beginsTLS, Handle: r.noting(tlsNot, refuseTLS)})
 	}
 	return f
 }

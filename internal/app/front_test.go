@@ -148,8 +148,8 @@ func hear(t *testing.T, ws *websocket.Conn) string {
 const (
 	httpRefusal = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n" +
 		"Content-Length: 78\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
-	stompRefusal = "ERROR\nmessage:STOMP is switched off\nversion:1.0,1.1,1.2\ncontent-type:text/plain\ncontent-length:79\n\n" +
-		"STOMP is switched off on this broker, ferry serve --stomp :61613 switches it on\x00"
+	stompRefusal = "ERROR\nmessage:not_implemented\ncontent-type:text/plain\nversion:1.0,1.1,1.2\ncontent-length:97\n\n" +
+		"NOT_IMPLEMENTED - STOMP is switched off on this broker, ferry serve --stomp :61613 switches it on\x00"
 )
 
 // What is off, or not there yet, is refused in the words of its own protocol, on

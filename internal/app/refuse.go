@@ -6,38 +6,23 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/ferrymq/ferry/internal/amqpserver"
 	"github.com/ferrymq/ferry/internal/netserve"
 )
 
-// How connections begin: what is not served here is recognised too, so that it can
-// be told why.
+// How connections begin that are of none of the servers; what is not served here is
+// recognised too, so that it can be told why.
 var (
-	// AMQP 0-9-1 §4.2.2: the protocol header, of whichever version.
-	beginsAMQP = netserve.Prefix("AMQP")
-	// RFC 9112 §3, the methods of RFC 9110 §9 and RFC 5789. That of a proxy has a
-	// space behind it, that of STOMP the end of the line.
+	// RFC 9112 §3, the methods of RFC 9110 §9 and RFC 5789. CONNECT has a space behind
+	// it, and in STOMP the end of the line.
 	beginsHTTP = netserve.Prefix("GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "TRACE ", "CONNECT ")
-	// STOMP 1.2, "STOMP Frames": the command and the end of its line.
-	connectFrame = netserve.Prefix("CONNECT\n", "CONNECT\r\n", "STOMP\n", "STOMP\r\n")
 	// GMQ: an object of JSON.
 	beginsGMQ = netserve.Prefix("{")
 	// RFC 8446 §5.1: a record of the handshake, of TLS (major version 3).
 	beginsTLS = netserve.Prefix("\x16\x03")
 )
-
-// beginsSTOMP allows ends of lines before the frame, which are heart-beats.
-func beginsSTOMP(prefix []byte) (match, more bool) {
-	text := strings.TrimLeft(string(prefix), "\r\n")
-	if text == "" {
-		return false, true
-	}
-	return connectFrame([]byte(text))
-}
 
 const (
 	// refuseTimeout is how long a peer may take to read why it is refused, and to
@@ -50,17 +35,16 @@ const (
 	gmqMessageMax = 64 << 10
 )
 
-// What peers are told. The texts stand where quotes, colons and line ends would
-// have to be escaped in some protocol.
+// Why connections are refused, for peers and for the log.
 const (
 	amqpOff   = "AMQP is switched off on this broker, ferry serve --amqp :5672 switches it on"
 	stompOff  = "STOMP is switched off on this broker, ferry serve --stomp :61613 switches it on"
 	httpOff   = "HTTP is switched off on this broker, ferry serve --http :15672 switches it on"
 	gmqNotYet = "GMQ is not in this version of Ferry yet"
+	tlsNot    = "TLS needs a certificate, ferry serve --tls-cert FILE --tls-key FILE gives the broker one"
 )
 
-// refusals tell peers, each in its own protocol, why they are not served. They
-// write little, and read what was sent so that it is not lost.
+// refusals are the log of what is refused.
 type refusals struct {
 	log *slog.Logger
 
@@ -72,6 +56,14 @@ type refusals struct {
 type silence struct {
 	until   time.Time
 	skipped int
+}
+
+// noting returns what refuses connections and notes it.
+func (r *refusals) noting(reason string, refuse netserve.Handler) netserve.Handler {
+	return func(c *netserve.Conn) {
+		r.note(c, reason)
+		refuse(c)
+	}
 }
 
 // note logs that a connection is refused, at most once a minute for each reason.
@@ -109,25 +101,8 @@ func tell(c *netserve.Conn, answer []byte) {
 	}
 }
 
-// amqp returns what refuses AMQP: clients listen to reasons late in the handshake
-// only, so that it is led that far.
-func (r *refusals) amqp(version string) netserve.Handler {
-	s := amqpserver.New(amqpserver.Config{Version: version, ClusterName: clusterName(), Refuse: amqpOff})
-	return func(c *netserve.Conn) {
-		r.note(c, amqpOff)
-		s.Handle(c)
-	}
-}
-
-// stomp answers with an ERROR frame.
-func (r *refusals) stomp(c *netserve.Conn) {
-	r.note(c, stompOff)
-	tell(c, fmt.Appendf(nil, "ERROR\nmessage:STOMP is switched off\nversion:1.0,1.1,1.2\ncontent-type:text/plain\ncontent-length:%d\n\n%s\x00", len(stompOff), stompOff))
-}
-
-// http answers with 503 (RFC 9110 §15.6.4).
-func (r *refusals) http(c *netserve.Conn) {
-	r.note(c, httpOff)
+// refuseHTTP answers with 503 (RFC 9110 §15.6.4).
+func refuseHTTP(c *netserve.Conn) {
 	const text = httpOff + "\n"
 	answer := fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"+
 		"Content-Length: %d\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n", len(text))
@@ -148,9 +123,8 @@ type gmqReply struct {
 	ErrorText    string   `json:"error_text"`
 }
 
-// gmq answers a request of GMQ's that nothing was done.
-func (r *refusals) gmq(c *netserve.Conn) {
-	r.note(c, gmqNotYet)
+// refuseGMQ answers a request of GMQ's that nothing was done.
+func refuseGMQ(c *netserve.Conn) {
 	var request struct{ Operation, Queue string }
 	err := json.NewDecoder(io.LimitReader(inputOf(c), gmqMessageMax)).Decode(&request)
 	var syntax *json.SyntaxError
@@ -165,9 +139,8 @@ func (r *refusals) gmq(c *netserve.Conn) {
 	}
 }
 
-// tls answers with an alert, fatal, handshake_failure (RFC 8446 §6.2).
-func (r *refusals) tls(c *netserve.Conn) {
-	r.note(c, "TLS needs a certificate, which --tls-cert and --tls-key give to the broker")
+// refuseTLS answers with an alert, fatal, handshake_failure (RFC 8446 §6.2).
+func refuseTLS(c *netserve.Conn) {
 	tell(c, []byte{0x15, 3, 1, 0, 2, 2, 40})
 }
 
