@@ -65,7 +65,11 @@ const user = "guest"
 
 // URL is where clients find the broker, through the proxy: of the form
 // amqp://guest:guest@127.0.0.1:PORT/. It is the same for as long as the test runs.
-func (b *Broker) URL() string { return url(b.Addr()) }
+func (b *Broker) URL() string { return url("amqp", b.Addr()) }
+
+// STOMPURL is URL for clients of STOMP, who find the broker at the same address:
+// stomp://guest:guest@127.0.0.1:PORT/.
+func (b *Broker) STOMPURL() string { return url("stomp", b.Addr()) }
 
 // DirectURL leads past the proxy: for what a test does beside what it tests. It
 // may change with Start, and is empty while the broker is stopped.
@@ -75,15 +79,17 @@ func (b *Broker) DirectURL() string {
 	if b.server == nil {
 		return ""
 	}
-	return url(b.server.addr())
+	return url("amqp", b.server.addr())
 }
 
-func url(addr string) string { return "amqp://" + user + ":" + user + "@" + addr + "/" }
+func url(scheme, addr string) string {
+	return scheme + "://" + user + ":" + user + "@" + addr + "/"
+}
 
 // Stop ends the broker in good order: connections are closed with 320
-// CONNECTION_FORCED, and new ones are refused. It returns when the broker has
-// ended, which takes up to 5 s where clients do not answer. Without Dir all
-// messages are gone.
+// CONNECTION_FORCED, those of STOMP with an ERROR frame, and new ones are refused.
+// It returns when the broker has ended, which takes up to 5 s where clients do not
+// answer. Without Dir all messages are gone.
 func (b *Broker) Stop() {
 	b.t.Helper()
 	if s := b.takeServer(); s != nil {

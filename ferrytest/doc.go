@@ -2,7 +2,7 @@
 //
 //	func TestOrdersArrive(t *testing.T) {
 //		b := ferrytest.Start(t)
-//		... connect to b.URL() with any AMQP 0-9-1 client ...
+//		... connect to b.URL() with any AMQP 0-9-1 client, or to b.STOMPURL() ...
 //		b.Drop() // and see what your program makes of it
 //	}
 //
@@ -10,8 +10,8 @@
 // port of 127.0.0.1, keeps messages in memory unless told otherwise with Dir, and
 // is gone when the test has ended. Its URL leads through a Proxy, which breaks
 // connections on purpose: it refuses them, cuts them, lets them go dead, and
-// refuses publishes with basic.nack. NewProxy is the same in front of any other
-// broker.
+// refuses publishes of AMQP with basic.nack. NewProxy is the same in front of any
+// other broker.
 //
 // What waits here waits for what happens, not for a time, so that tests need not
 // sleep. It uses real sockets: in a testing/synctest bubble time would stand

@@ -145,7 +145,7 @@ func (p *Proxy) CutAfterReceived(n int) {
 // Nack makes the next n publishes on channels in confirm mode, of whichever
 // connection, be refused with basic.nack. The broker does not get them. All
 // confirms of others on the same channel keep to their publishes. It works for
-// AMQP 0-9-1 without TLS; what else passes is not touched.
+// AMQP 0-9-1 without TLS; what else passes, STOMP among it, is not touched.
 func (p *Proxy) Nack(n int) { p.change(func() { p.nacks = n }) }
 
 // Heal ends all faults: connections are let in, at the same address, and what was

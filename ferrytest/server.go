@@ -16,6 +16,7 @@ import (
 	"github.com/ferrymq/ferry/internal/journal/file"
 	"github.com/ferrymq/ferry/internal/journal/memory"
 	"github.com/ferrymq/ferry/internal/netserve"
+	"github.com/ferrymq/ferry/internal/stompserver"
 	"github.com/ferrymq/ferry/internal/vfs"
 )
 
@@ -36,6 +37,7 @@ type server struct {
 	journal  journal.Journal
 	broker   *broker.Broker
 	amqp     *amqpserver.Server
+	stomp    *stompserver.Server
 	listener *listener
 	cancel   context.CancelFunc
 	served   chan struct{}
@@ -73,6 +75,7 @@ func openServer(dir string, log *slog.Logger) (_ *server, err error) {
 		}
 	}()
 	s.amqp = amqpserver.New(amqpserver.Config{Broker: s.broker, Auth: known, Logger: log, Version: "devel", ClusterName: "ferrytest"})
+	s.stomp = stompserver.New(stompserver.Config{Broker: s.broker, Auth: known, Logger: log, Version: "devel"})
 	ln, err := netserve.Listen(context.Background(), "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -80,6 +83,7 @@ func openServer(dir string, log *slog.Logger) (_ *server, err error) {
 	s.listener = &listener{Listener: ln}
 	front, err := netserve.New(netserve.Config{
 		Endpoints:    []netserve.Endpoint{{Name: "amqp", Listener: s.listener, Handle: s.amqp.Handle}},
+		Protocols:    []netserve.Protocol{s.amqp.Protocol(), s.stomp.Protocol()},
 		DrainTimeout: stopTimeout,
 		Log:          log,
 	})
@@ -105,8 +109,7 @@ func (s *server) stop() error {
 	s.broker.CloseSessions(shutdownReason)
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	// Clients that do not answer are cut: that is their fault, not the broker's.
-	_ = s.amqp.Shutdown(ctx, shutdownReason)
+	s.shutdown(ctx)
 	s.cancel()
 	<-s.served
 	ctx, cancel = context.WithTimeout(context.Background(), stopTimeout)
@@ -131,12 +134,20 @@ func (s *server) kill() {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	// What cannot be done any more fails, as it is meant to.
-	_ = s.amqp.Shutdown(ctx, shutdownReason)
+	s.shutdown(ctx) // what cannot be done any more fails, as it is meant to
 	s.cancel()
 	<-s.served
 	_ = s.broker.Close(ctx)
 	_ = s.journal.Close()
+}
+
+// shutdown ends the connections. Clients that do not answer are cut: that is their
+// fault, not the broker's.
+func (s *server) shutdown(ctx context.Context) {
+	var ending sync.WaitGroup
+	ending.Go(func() { _ = s.amqp.Shutdown(ctx, shutdownReason) })
+	ending.Go(func() { _ = s.stomp.Shutdown(ctx, shutdownReason) })
+	ending.Wait()
 }
 
 // A listener knows what it has accepted, so that it can be cut.
