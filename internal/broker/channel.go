@@ -82,10 +82,9 @@ func (ch *Channel) close() {
 	}
 	clear(s.events[len(kept):])
 	s.events = kept
-	resume := s.unstallLocked()
 	s.mu.Unlock()
 	settleAll(back, requeue)
-	resumeConsumers(resume)
+	s.unstall()
 }
 
 // delivered is one delivery that awaits settlement.
@@ -99,6 +98,9 @@ type delivered struct {
 // roomLocked tells whether the consumer may be given one more delivery, and
 // parks it if not. s.mu is held.
 func (ch *Channel) roomLocked(c *Consumer) bool {
+	if ch.closed || ch.s.closed {
+		return false
+	}
 	if ch.shared > 0 && ch.inFlight >= ch.shared && !c.noAck {
 		c.parked = true
 		ch.parked = append(ch.parked, c)
@@ -108,7 +110,7 @@ func (ch *Channel) roomLocked(c *Consumer) bool {
 		c.parked = true
 		return false
 	}
-	return !ch.closed
+	return true
 }
 
 // Qos limits the deliveries that await settlement: of each consumer started

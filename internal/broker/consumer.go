@@ -1,5 +1,7 @@
 package broker
 
+import "slices"
+
 // ConsumeSpec is what a client asks of a new consumer.
 type ConsumeSpec struct {
 	Queue     string
@@ -29,6 +31,7 @@ type Consumer struct {
 	prefetch uint32
 	inFlight uint32
 	parked   bool
+	stalled  bool // it is in the session's list of those
 }
 
 // Tag is the consumer's name in its channel.
@@ -55,7 +58,10 @@ func (c *Consumer) assignLocked(most int) verdict {
 	for ; most > 0; most-- {
 		if s.outBytes >= outboxLimit {
 			c.parked = true
-			s.stalled = append(s.stalled, c)
+			if !c.stalled {
+				c.stalled = true
+				s.stalled = append(s.stalled, c)
+			}
 			result = noRoom
 			break
 		}
@@ -104,13 +110,17 @@ func (c *Consumer) assignLocked(most int) verdict {
 // turns again.
 func resumeConsumers(list []*Consumer) {
 	for _, c := range list {
-		q := c.q
-		q.mu.Lock()
-		if !c.gone && c.started {
-			q.ring.add(c)
-			q.dispatchLocked()
-		}
-		q.mu.Unlock()
+		c.resume()
+	}
+}
+
+func (c *Consumer) resume() {
+	q := c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !c.gone && c.started {
+		q.ring.add(c)
+		q.dispatchLocked()
 	}
 }
 
@@ -208,8 +218,25 @@ func (ch *Channel) endConsumer(c *Consumer) {
 	q.mu.Lock()
 	last := q.dropConsumerLocked(c)
 	q.mu.Unlock()
+	ch.s.mu.Lock()
+	if !ch.s.closed {
+		ch.forgetLocked(c)
+	}
+	ch.s.mu.Unlock()
 	if last && q.spec.AutoDelete {
 		q.v.deleteUnused(q)
+	}
+}
+
+// forgetLocked takes a consumer that has ended off the lists of those that wait for
+// room: a peer may begin and end any number while it makes none. s.mu is held.
+func (ch *Channel) forgetLocked(c *Consumer) {
+	same := func(x *Consumer) bool { return x == c }
+	if c.stalled {
+		ch.s.stalled = slices.DeleteFunc(ch.s.stalled, same)
+	}
+	if c.parked {
+		ch.parked = slices.DeleteFunc(ch.parked, same)
 	}
 }
 

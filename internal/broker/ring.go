@@ -1,5 +1,10 @@
 package broker
 
+import "slices"
+
+// groupsKept is how many priorities a ring remembers that have no consumers.
+const groupsKept = 8
+
 // ring holds the consumers of a queue that have room, highest priority first,
 // and gives them their turns: round-robin within a priority.
 type ring struct {
@@ -48,6 +53,9 @@ func (r *ring) remove(c *Consumer) {
 		g.members[last] = nil
 		if g.members = g.members[:last]; last == 0 {
 			g.at = 0
+			if len(r.groups) > groupsKept {
+				r.groups = slices.Delete(r.groups, i, i+1)
+			}
 		}
 		return
 	}

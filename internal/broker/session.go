@@ -144,22 +144,28 @@ func (s *Session) Flushed(events []Event) {
 		close(s.written)
 		s.written = nil
 	}
-	resume := s.unstallLocked()
 	s.mu.Unlock()
-	resumeConsumers(resume)
+	s.unstall()
 }
 
-// unstallLocked returns the consumers that waited for the outbox to drain, if
-// it has.
-func (s *Session) unstallLocked() (resume []*Consumer) {
+// unstall gives those that waited for the outbox to drain their turns, if it has:
+// until it is full again, so that the next time begins with those that got none.
+func (s *Session) unstall() {
+	s.mu.Lock()
+	left := len(s.stalled)
 	if s.outBytes > outboxLimit/2 {
-		return nil
+		left = 0
 	}
-	resume, s.stalled = s.stalled, nil
-	for _, c := range resume {
-		c.parked = false
+	for ; left > 0 && len(s.stalled) > 0 && s.outBytes < outboxLimit; left-- {
+		c := s.stalled[0]
+		s.stalled[0] = nil
+		s.stalled = s.stalled[1:]
+		c.parked, c.stalled = false, false
+		s.mu.Unlock()
+		c.resume()
+		s.mu.Lock()
 	}
-	return resume
+	s.mu.Unlock()
 }
 
 // push appends an event; s.mu is held.
@@ -229,14 +235,14 @@ func (s *Session) Interrupt() { s.stopOnce.Do(func() { close(s.stop) }) }
 func (s *Session) Close() {
 	s.Interrupt()
 	s.Flush()
-	for _, ch := range s.channels {
-		ch.close()
-	}
-	clear(s.channels)
 	s.mu.Lock()
 	s.closed = true
 	s.events = nil
 	s.mu.Unlock()
+	for _, ch := range s.channels {
+		ch.close()
+	}
+	clear(s.channels)
 	s.deleteExclusive()
 	s.b.mu.Lock()
 	delete(s.b.sessions, s)
