@@ -108,6 +108,21 @@ func (q *receipts) take(dst []byte, v stompwire.Version, tag uint64, multiple bo
 	return dst, err
 }
 
+// find is a copy of the id that is held for a tag; nil where none is.
+func (q *receipts) find(tag uint64) []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.n == 0 || tag < q.first || tag-q.first >= uint64(q.n) {
+		return nil
+	}
+	r := q.at(int(tag - q.first))
+	if !r.wanted {
+		return nil
+	}
+	start := r.at - q.from
+	return append([]byte{}, q.text[start:start+uint64(r.size)]...)
+}
+
 // settled is the bit of receipt.size that says that its publish is confirmed.
 const settled = 1 << 31
 

@@ -41,6 +41,11 @@ type target struct {
 	mandatory         bool // a queue is meant, and must be there
 }
 
+// is tells whether a SEND is for this target. An empty one is of none.
+func (t *target) is(f *sending) bool {
+	return t.destination != nil && bytes.Equal(f.destination, t.destination) && bytes.Equal(f.kind, t.kind)
+}
+
 // sending is what a SEND says about itself. nil is a header that is not there.
 type sending struct {
 	destination, kind    []byte
@@ -135,7 +140,7 @@ func (r *reader) prepare() (*broker.Channel, error) {
 			return nil, err
 		}
 	}
-	if !bytes.Equal(f.destination, r.last.destination) || !bytes.Equal(f.kind, r.last.kind) {
+	if !r.last.is(f) {
 		if err := r.resolve(); err != nil {
 			return nil, err
 		}

@@ -163,7 +163,9 @@ func (w *writer) returned(e *broker.Event) *fault {
 	if err != nil {
 		return unwritable(err)
 	}
-	return kindFault(broker.NoRoute, "no queue '"+string(v.Key)+"' in vhost '"+w.session.VHostName()+"'")
+	f := kindFault(broker.NoRoute, "no queue '"+string(v.Key)+"' in vhost '"+w.session.VHostName()+"'")
+	f.receipt = w.receipts.find(e.Tag)
+	return f
 }
 
 // cancelled is for a subscription whose queue was deleted.
