@@ -25,7 +25,8 @@ type Consumer struct {
 	started bool
 	gone    bool
 	ringed  bool
-	slot    int
+	slot    int // in the ring
+	place   int // in q.consumers
 
 	// Guarded by the session's mutex.
 	prefetch uint32
@@ -161,6 +162,7 @@ func (ch *Channel) Consume(spec ConsumeSpec) (*Consumer, error) {
 		q.exclusive = c
 	}
 	c.q = q
+	c.place = len(q.consumers)
 	q.consumers = append(q.consumers, c)
 	q.hadOne = true
 	if ch.consumers == nil {
@@ -247,15 +249,11 @@ func (q *Queue) dropConsumerLocked(c *Consumer) bool {
 	}
 	c.gone = true
 	q.ring.remove(c)
-	for i, x := range q.consumers {
-		if x == c {
-			last := len(q.consumers) - 1
-			copy(q.consumers[i:], q.consumers[i+1:])
-			q.consumers[last] = nil
-			q.consumers = q.consumers[:last]
-			break
-		}
-	}
+	last := len(q.consumers) - 1 // it takes the place of c: there may be thousands
+	q.consumers[c.place] = q.consumers[last]
+	q.consumers[c.place].place = c.place
+	q.consumers[last] = nil
+	q.consumers = q.consumers[:last]
 	if q.exclusive == c {
 		q.exclusive = nil
 	}
