@@ -321,6 +321,50 @@ func TestSilentWebSocketsAreCutAtTheLoginLimit(t *testing.T) {
 	p.mustStop()
 }
 
+// What bounds a peer before it has logged in is the same over WebSocket.
+func TestWebSocketsHaveTheLimitsOfSTOMP(t *testing.T) {
+	p := mustStart(t, testConfig())
+	for name, text := range map[string]string{
+		"a line":   "CONNECT\nlogin:" + strings.Repeat("x", 20<<10),
+		"headers":  "CONNECT\n" + strings.Repeat("x:y\n", 200),
+		"all":      "CONNECT\n" + strings.Repeat("x:"+strings.Repeat("y", 10<<10)+"\n", 10),
+		"no STOMP": strings.Repeat("x", 100<<10),
+	} {
+		ws, _, err := socket(t, p.addresses["http"], false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = ws.Write(t.Context(), websocket.MessageBinary, []byte(text))
+		if got := hear(t, ws); !strings.HasPrefix(got, "ERROR\n") {
+			t.Errorf("%s: %q", name, got)
+		}
+		if _, _, err := ws.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusNormalClosure {
+			t.Errorf("%s: it ended with %v", name, err)
+		}
+	}
+	p.mustStop()
+}
+
+// A heart-beat is a message of its own: clients look for that.
+func TestWebSocketsHaveHeartBeats(t *testing.T) {
+	p := mustStart(t, testConfig())
+	ws, _, err := socket(t, p.addresses["http"], false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(t, ws, websocket.MessageText, strings.Replace(connect, "\n\n", "\nheart-beat:0,500\n\n", 1))
+	if got := hear(t, ws); !strings.HasPrefix(got, "CONNECTED\n") {
+		t.Errorf("got %q", got)
+	}
+	for range 2 {
+		if got := hear(t, ws); got != "\n" {
+			t.Errorf("got %q", got)
+		}
+	}
+	_ = ws.CloseNow()
+	p.mustStop()
+}
+
 // Clients of STOMP are told why their connection ends, over WebSocket too, which
 // then says good-bye in its own way.
 func TestSTOMPConnectionsAreClosedWithAReason(t *testing.T) {
