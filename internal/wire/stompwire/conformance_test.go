@@ -16,6 +16,7 @@ var testPlaces = map[string]string{
 	"stompwire":   "internal/wire/stompwire/*_test.go",
 	"stompserver": "internal/stompserver/*_test.go",
 	"stomplink":   "internal/link/stomplink/*_test.go",
+	"broker":      "internal/broker/*_test.go",
 	"netserve":    "internal/netserve/*_test.go",
 	"conformance": "conformance/stomp_*_test.go",
 }
