@@ -16,6 +16,7 @@ import (
 	"github.com/ferrymq/ferry/internal/endpoint"
 	"github.com/ferrymq/ferry/internal/link"
 	"github.com/ferrymq/ferry/internal/link/amqplink"
+	"github.com/ferrymq/ferry/internal/link/stomplink"
 	"github.com/ferrymq/ferry/internal/outbox"
 )
 
@@ -56,11 +57,23 @@ type Client struct {
 //
 //	amqp://user:password@host:5672/vhost
 //	amqps://a/?cacertfile=ca.pem&certfile=me.pem&keyfile=me.key,amqps://b/?…
-//	failover:(amqp://a,amqp://b)?randomize=false&priorityBackup=true
+//	stomp://user:password@host:61613/vhost, stomps://a/?cacertfile=ca.pem
+//	failover:(amqp://a,stomp://b)?randomize=false&priorityBackup=true
 //
 // The parameters of a URL are those of RabbitMQ's clients: cacertfile, certfile,
 // keyfile, password, verify, server_name_indication, auth_mechanism, heartbeat (s),
 // connection_timeout (ms), channel_max. Certificates are read at each connect.
+// Those of STOMP's alone are heart-beat=SEND,RECEIVE (ms, before heartbeat), dialect
+// (rabbitmq, artemis, activemq or ferry, where the broker does not say what it is),
+// host (for the CONNECT header, which otherwise is the virtual host), version (1.0,
+// 1.1 or 1.2, where only that is to be offered) and client-id.
+//
+// Over STOMP queues can be published to, consumed from and declared, and topics by
+// the exchange amq.topic; with RabbitMQ and Ferry, other exchanges, too. What the
+// protocol has no way to ask for is ErrNotAllowed: exchanges, bindings, exclusive
+// consumers, inspecting, purging and deleting. RabbitMQ confirms what no queue
+// takes. Each publisher and consumer has a connection of its own then, besides the
+// client's two.
 //
 // All endpoints are tried in order, each for at most the connect timeout. If none
 // is reachable Dial fails with ErrNoBroker and what each of them said, or, with
@@ -86,8 +99,8 @@ func Dial(ctx context.Context, url string, opts ...Option) (*Client, error) {
 	}
 	c.options.complete()
 	for _, e := range c.endpoints {
-		if e.Scheme != "amqp" && e.Scheme != "amqps" {
-			return nil, fmt.Errorf("ferry: %s: this client speaks amqp and amqps", e)
+		if err := checkEndpoint(e); err != nil {
+			return nil, err
 		}
 	}
 	if list.Randomize {
@@ -156,8 +169,26 @@ func (o *options) complete() {
 	}
 }
 
+// checkEndpoint tells what no link can connect to.
+func checkEndpoint(e endpoint.Endpoint) error {
+	switch e.Scheme {
+	case "amqp", "amqps":
+		return nil
+	case "stomp", "stomps":
+		if err := stomplink.Check(e); err != nil {
+			return fmt.Errorf("ferry: %s://%s: %w", e.Scheme, e.Address(), err)
+		}
+		return nil
+	}
+	return fmt.Errorf("ferry: %s: this client speaks amqp, amqps, stomp and stomps", e)
+}
+
 // openLink opens a connection of the endpoint's protocol.
 func openLink(ctx context.Context, o link.Options) (link.Conn, error) {
+	switch o.Endpoint.Scheme {
+	case "stomp", "stomps":
+		return stomplink.Open(ctx, o)
+	}
 	return amqplink.Open(ctx, o)
 }
 

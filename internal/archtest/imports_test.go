@@ -145,14 +145,22 @@ var layers = []layer{
 		mine:     []string{"internal/link"},
 	},
 	{
+		packages: "internal/link/reply",
+		why:      "what brokers answer in the terms of AMQP, of the links of all protocols",
+		mine:     []string{"internal/link", "internal/wire/amqpwire"},
+	},
+	{
 		packages: "internal/link/amqplink",
 		why:      "one connection of one protocol: its wire format, and the seam; nothing of a server",
-		mine:     []string{"internal/link", "internal/link/transport", "internal/wire/amqpwire"},
+		mine:     []string{"internal/link", "internal/link/reply", "internal/link/transport", "internal/wire/amqpwire"},
 	},
 	{
 		packages: "internal/link/stomplink",
 		why:      "connections of one protocol: its wire format, and the seam; nothing of a server",
-		mine:     []string{"internal/link", "internal/link/transport", "internal/wire/stompwire", "internal/endpoint"},
+		mine: []string{
+			"internal/link", "internal/link/reply", "internal/link/transport", "internal/wire/stompwire",
+			"internal/endpoint", "internal/message",
+		},
 	},
 	{
 		packages: "internal/outbox",

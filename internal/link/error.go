@@ -57,9 +57,10 @@ var kinds = [...]string{
 // An Error is why a broker or a connection did not do what was asked.
 type Error struct {
 	Kind Kind
+	Said bool   // by the broker, in an answer; else it was found out on this side
 	Code int    // the protocol's own, 0 if it gave none
 	Text string // the broker's words, or ours
-	Tag  uint64 // of an Unsendable message
+	Tag  uint64 // of the message at fault, as its source counts; 0 if that is not known
 	Err  error  // of the transport, or nil
 }
 

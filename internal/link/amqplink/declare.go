@@ -123,7 +123,7 @@ func (c *conn) openAdmin(ctx context.Context) error {
 // the connection goes on.
 func (c *conn) isRefusal(err error) bool {
 	var e *link.Error
-	return errors.As(err, &e) && e.Code != 0 && !c.isOver()
+	return errors.As(err, &e) && e.Said && !c.isOver()
 }
 
 // request is the method of an item.

@@ -2,102 +2,16 @@ package amqplink
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/reply"
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
 // refusal is what a broker said with a reply code, as an error of the kind that
 // tells whether trying again can help.
 func refusal(code uint16, text string) *link.Error {
-	return &link.Error{Kind: kindOf(code, text), Code: int(code), Text: text}
-}
-
-// kindOf classifies a reply code of AMQP 0-9-1. Where one code stands for more
-// than one thing, RabbitMQ's words decide.
-func kindOf(code uint16, text string) link.Kind {
-	said := unquoted(text)
-	switch code {
-	case amqpwire.ConnectionForced:
-		return link.Forced
-	case amqpwire.InternalError, amqpwire.ResourceError:
-		if notServed(said) {
-			return link.Unavailable
-		}
-		return link.Internal
-	case amqpwire.NotFound:
-		if notServed(said) {
-			return link.Unavailable
-		}
-		return link.NotFound
-	case amqpwire.InvalidPath:
-		return link.NotFound
-	case amqpwire.AccessRefused:
-		if strings.Contains(said, "in exclusive use") {
-			return link.Locked // by another consumer: "queue 'q' in vhost '/' in exclusive use"
-		}
-		return link.AccessRefused
-	case amqpwire.ResourceLocked:
-		return link.Locked
-	case amqpwire.PreconditionFailed:
-		switch {
-		case notServed(said):
-			return link.Unavailable
-		case strings.Contains(said, "message size"):
-			return link.TooLarge // "message size 1 is larger than configured max size 0"
-		}
-		return link.Precondition
-	case amqpwire.ContentTooLarge:
-		return link.TooLarge
-	case amqpwire.NoRoute, amqpwire.NoConsumers:
-		return link.Unroutable
-	case amqpwire.NotAllowed:
-		switch {
-		case notServed(said):
-			return link.Unavailable
-		case strings.Contains(said, "not found"):
-			return link.NotFound // "vhost 'x' not found"
-		}
-		return link.AccessRefused // limits, and access to a virtual host
-	case amqpwire.NotImplemented:
-		return link.NotAllowed
-	case amqpwire.CommandInvalid:
-		if strings.Contains(said, "unknown exchange type") {
-			return link.NotAllowed // of a plugin that is not there: no fault of the protocol
-		}
-	}
-	return link.Protocol
-}
-
-// notServed tells whether RabbitMQ says of something that it exists and cannot
-// be served now: its node or its virtual host is down, its process was stopped
-// or crashed, its replicas have no majority.
-func notServed(text string) bool {
-	for _, phrase := range []string{
-		"is down", "down or inaccessible", "timeout", "timed out", "stopped by supervisor",
-		"crashed and failed to restart", "currently unavailable", "temporarily unavailable",
-		"not currently available", "no longer available", "currently not available", "not available",
-		"no majority", "minority", "no leader", "no quorum",
-		"failed to perform operation", "stopping or being demoted", // of a mirrored queue, while it gets another master
-	} {
-		if strings.Contains(text, phrase) {
-			return true
-		}
-	}
-	return false
-}
-
-// unquoted is a reply text in lower case without what stands in single quotes:
-// names, which may be any words.
-func unquoted(text string) string {
-	var b strings.Builder
-	for i, part := range strings.Split(text, "'") {
-		if i%2 == 0 {
-			b.WriteString(strings.ToLower(part))
-		}
-	}
-	return b.String()
+	return &link.Error{Kind: reply.Kind(code, text), Said: true, Code: int(code), Text: text}
 }
 
 // violation says that the peer does not keep to the protocol.

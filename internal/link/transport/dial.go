@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
@@ -118,11 +119,16 @@ func Lost(doing string, err error) *link.Error {
 func tlsError(doing string, err error) *link.Error {
 	var header tls.RecordHeaderError
 	var verify *tls.CertificateVerificationError
+	var remote *net.OpError // a TLS alert
 	switch {
 	case errors.As(err, &header):
 		return &link.Error{Kind: link.Protocol, Text: doing + ": the peer does not speak TLS", Err: err}
 	case errors.As(err, &verify):
 		return &link.Error{Kind: link.AccessRefused, Text: doing, Err: err}
+	case errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "handshake failure"):
+		// Nothing in common; or a peer that knows TLS when it sees it, as Ferry does on
+		// a port where it does not speak it.
+		return &link.Error{Kind: link.Protocol, Text: doing + ": the peer refuses TLS", Err: err}
 	}
 	return Lost(doing, err)
 }

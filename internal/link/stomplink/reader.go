@@ -1,0 +1,253 @@
+package stomplink
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
+	"github.com/ferrymq/ferry/internal/wire/stompwire"
+)
+
+// limits are those of what a broker sends.
+var limits = stompwire.Limits{Line: 256 << 10, Headers: 4096, Head: 1 << 20, Body: transport.BodyMost}
+
+// reportMost is how many bytes the body of a frame may have that is no message.
+const reportMost = 1 << 20
+
+// read is the reader: it gives what arrives to whom it is for, in order.
+func (s *session) read() {
+	for !s.isOver() {
+		if err := s.frames(); err != nil {
+			s.violated(err)
+			return
+		}
+		s.settleRun()
+		s.deliverAll()
+		if err := s.in.Fill(s.line); err != nil {
+			s.hungUp(err)
+			return
+		}
+		s.pulse.Reads.Add(1)
+	}
+}
+
+// frames handles what was read. An error is the peer's violation of the protocol.
+func (s *session) frames() *link.Error {
+	a := &s.found
+	for {
+		if a.within {
+			whole, err := s.rest()
+			if err != nil {
+				return err
+			}
+			if !whole {
+				return nil
+			}
+			continue
+		}
+		if !a.begun { // the decoder has not seen what stands here
+			s.in.Take(stompwire.EOLs(s.in.Unread()))
+		}
+		n, err := a.decoder.Head(s.in.Unread())
+		switch {
+		case err != nil:
+			return malformed("reading a frame", err)
+		case n == 0:
+			a.begun = len(s.in.Unread()) > 0
+			return nil
+		}
+		s.in.Take(n)
+		a.begun, a.within = false, true
+		a.size = n
+		if err := s.head(); err != nil {
+			return err
+		}
+	}
+}
+
+// head notes what the headers of a frame say: they are gone when the next bytes
+// are read.
+func (s *session) head() *link.Error {
+	a := &s.found
+	d := &a.decoder
+	switch d.Command {
+	case stompwire.Message:
+		s.messageHead()
+	case stompwire.Receipt:
+		id, _ := d.Get(stompwire.HeaderReceiptID)
+		a.receipt.read(id)
+	case stompwire.Err:
+		a.report.read(d)
+	default:
+		return violation(fmt.Sprintf("got %s", d.Command))
+	}
+	if d.Command != stompwire.Message && d.Length > reportMost {
+		return violation(fmt.Sprintf("got %s of %d bytes", d.Command, d.Length))
+	}
+	return nil
+}
+
+// rest takes what there is of a frame's body, and handles the frame when that is
+// all.
+func (s *session) rest() (whole bool, err *link.Error) {
+	a := &s.found
+	d := &a.decoder
+	if d.Command == stompwire.Message && d.Length >= 0 {
+		return s.messageBody()
+	}
+	body, n, e := d.Body(s.in.Unread())
+	switch {
+	case e != nil:
+		return false, malformed("reading a frame", e)
+	case n == 0 && d.Command != stompwire.Message && len(s.in.Unread()) > reportMost:
+		return false, violation(fmt.Sprintf("got %s without an end", d.Command))
+	case n == 0:
+		return false, nil
+	}
+	a.within = false
+	switch d.Command {
+	case stompwire.Message:
+		if a.delivery != nil && len(body) > 0 {
+			a.delivery.Message.Body = append(a.Room(len(body), len(s.in.Unread())), body...)
+		}
+		a.Size = a.size + n
+		s.arrived()
+	case stompwire.Receipt:
+		s.received()
+	case stompwire.Err:
+		a.report.body = string(body)
+		s.reported()
+	}
+	s.in.Take(n)
+	return true, nil
+}
+
+// messageBody takes what there is of a body whose length is known, to its place.
+func (s *session) messageBody() (whole bool, err *link.Error) {
+	a := &s.found
+	src := s.in.Unread()
+	if n := min(a.left, len(src)); n > 0 {
+		if m := a.delivery; m != nil {
+			if m.Message.Body == nil {
+				m.Message.Body = a.Room(a.left, len(src))
+			}
+			m.Message.Body = append(m.Message.Body, src[:n]...)
+		}
+		s.in.Take(n)
+		a.left -= n
+		src = src[n:]
+	}
+	if a.left > 0 || len(src) == 0 {
+		return false, nil
+	}
+	if src[0] != 0 {
+		return false, violation("got a MESSAGE that is longer than its content-length says")
+	}
+	s.in.Take(1)
+	a.within = false
+	s.arrived()
+	return true, nil
+}
+
+// violated ends the connection for what the peer did.
+func (s *session) violated(err *link.Error) { s.lost(err) }
+
+// hungUp ends the connection when nothing more can be read.
+func (s *session) hungUp(err error) {
+	s.mu.Lock()
+	e := s.writeErr
+	leaving, gone := s.leaving, s.gone
+	s.mu.Unlock()
+	switch {
+	case gone: // whoever leaves ends the session
+		return
+	case leaving && errors.Is(err, io.EOF):
+		// Some brokers close without the receipt that DISCONNECT asked for.
+		s.end(transport.Lost("the broker closed the connection without a receipt for DISCONNECT", io.EOF), false)
+		return
+	case e != nil:
+	case errors.Is(err, io.EOF):
+		e = transport.Lost("the broker closed the connection without a word", io.EOF)
+	default:
+		e = transport.Lost("reading", err)
+	}
+	s.lost(e)
+}
+
+// received handles a RECEIPT. One that nobody waits for, or waits for any more, is
+// nobody's concern.
+func (s *session) received() {
+	r := s.found.receipt
+	switch {
+	case r.kind == ofMessage && s.sender != nil:
+		s.deliverAll()
+		s.confirmed(r.id)
+	case r.kind == ofCall:
+		s.settleRun()
+		s.deliverAll()
+		s.answered(r.id)
+	default:
+		s.log.Debug("a receipt of nothing that was sent", "session", s.server)
+	}
+}
+
+// reported handles an ERROR: the session has ended (STOMP 1.2, ERROR).
+func (s *session) reported() {
+	s.settleRun()
+	s.deliverAll()
+	r := &s.found.report
+	err := r.error()
+	if r.receipt.kind == ofMessage && s.sender != nil && r.receipt.id >= 1 && r.receipt.id <= s.sender.sent.Load() {
+		err.Tag = r.receipt.id
+	}
+	s.mu.Lock()
+	leaving := s.leaving
+	s.mu.Unlock()
+	switch {
+	case s.sender == nil && s.receiver == nil && !leaving && !s.errand, err.Kind == link.Forced:
+		// It was asked for nothing that it could refuse, or the broker ends.
+		s.lost(err)
+	default:
+		s.end(err, false)
+	}
+}
+
+// What a receipt is of.
+type receiptKind uint8
+
+const (
+	ofNothing receiptKind = iota
+	ofMessage             // "17", of a sender's message
+	ofCall                // "r17"
+)
+
+// callPrefix tells the receipts of calls from those of messages.
+const callPrefix = 'r'
+
+type receipt struct {
+	kind receiptKind
+	id   uint64
+}
+
+// read reads a receipt-id as this package writes it.
+func (r *receipt) read(id []byte) {
+	*r = receipt{}
+	kind := ofMessage
+	if len(id) > 0 && id[0] == callPrefix {
+		kind, id = ofCall, id[1:]
+	}
+	const digitsMost = 19 // that any uint64 has room for
+	if len(id) == 0 || len(id) > digitsMost || id[0] == '0' {
+		return
+	}
+	n := uint64(0)
+	for _, c := range id {
+		if c < '0' || c > '9' {
+			return
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	*r = receipt{kind, n}
+}

@@ -1,0 +1,159 @@
+package stomplink
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
+	"github.com/ferrymq/ferry/internal/wire/stompwire"
+)
+
+// A sender is one source on a session of its own.
+type sender struct {
+	session *session
+	src     link.Source
+	gate    *transport.Gate
+	confirm bool
+	replyTo string // what DirectReplyTo is on this session
+
+	sent  atomic.Uint64 // messages that were taken; the writer counts
+	woken atomic.Bool   // the writer is to ask for messages
+	shut  atomic.Bool   // nothing more is taken
+
+	// The writer's.
+	told bool // the source is to be told what was written
+	size int  // bytes that its last message took
+
+	// The reader's. Receipts of a broker that answers in order make runs.
+	settled  uint64 // all up to it were settled
+	run      uint64 // and up to here, which the source was not told yet
+	disorder bool   // one came before another that was sent before
+}
+
+// OpenSender implements link.Conn. When it fails neither the source nor
+// cfg.Replies is called.
+func (c *conn) OpenSender(ctx context.Context, cfg link.SenderConfig, src link.Source) (link.Sender, error) {
+	s := &sender{src: src, confirm: cfg.Confirm, gate: transport.NewGate(src.Closed)}
+	session, err := c.another(ctx, func(on *session) {
+		s.session, on.sender = on, s
+		on.gates = []*transport.Gate{s.gate}
+		if cfg.Replies == nil {
+			return
+		}
+		on.inbox = &inbox{sink: cfg.Replies, gate: transport.NewGate(cfg.Replies.Closed)}
+		// It is closed first: whoever waits for a reply to what was confirmed must
+		// not take a receipt of the next session for that.
+		on.gates = []*transport.Gate{on.inbox.gate, s.gate}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Replies != nil {
+		err = s.subscribeReplies(ctx)
+	} else {
+		err = session.openGates()
+	}
+	if err != nil {
+		session.end(&link.Error{Kind: link.Closed, Text: "was not opened"}, false)
+		return nil, err
+	}
+	s.Wake()
+	return s, nil
+}
+
+// openGates opens the gates of a session that has nothing to ask first.
+func (s *session) openGates() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return s.err
+	}
+	s.openLocked()
+	return nil
+}
+
+// subscribeReplies finds a destination for replies to what this session sends.
+func (s *sender) subscribeReplies(ctx context.Context) error {
+	switch d := s.session.conn.dialect; d {
+	case artemis:
+		// A queue that no other session knows; it goes with its last consumer.
+		s.replyTo = "ferry.reply." + strings.ToLower(rand.Text())
+		headers, err := s.session.subscription(place{s.replyTo, anycast}, 1, link.ReceiverConfig{NoAck: true})
+		if err != nil {
+			return err
+		}
+		return s.session.ask(ctx, stompwire.Subscribe, headers, true)
+	default:
+		// The broker makes the queue, and a subscription to it, when it sees the first
+		// reply-to.
+		s.replyTo = stompwire.Destination{Kind: stompwire.TempQueue, Name: "ferry"}.String()
+		return s.session.openGates()
+	}
+}
+
+// Wake implements link.Sender.
+func (s *sender) Wake() {
+	if s.woken.Load() || s.woken.Swap(true) {
+		return
+	}
+	s.session.signal()
+}
+
+// Close implements link.Sender. Receipts that come before the broker's answer are
+// still given to the source.
+func (s *sender) Close(ctx context.Context) error {
+	s.shut.Store(true)
+	if err := s.session.close(ctx); err != nil {
+		return fmt.Errorf("closing a sender: %w", err)
+	}
+	return nil
+}
+
+// confirmed is for the reader: the receipt of a message came. One that was not
+// sent is ignored as any other.
+func (s *session) confirmed(tag uint64) {
+	k := s.sender
+	if tag == 0 || tag > k.sent.Load() || !k.confirm {
+		s.log.Debug("a receipt of a message that was not sent", "receipt", tag)
+		return
+	}
+	switch {
+	case k.disorder:
+		k.tell(tag, false)
+	case tag == k.run+1:
+		k.run = tag
+	case tag > k.run:
+		s.settleRun()
+		k.disorder = true
+		k.tell(tag, false)
+	}
+}
+
+// settleRun tells the source of the receipts that came in order.
+func (s *session) settleRun() {
+	if k := s.sender; k != nil && k.run > k.settled {
+		k.tell(k.run, true)
+		k.settled = k.run
+	}
+}
+
+func (s *sender) tell(tag uint64, multiple bool) {
+	if s.gate.Enter() {
+		s.src.Settled(tag, multiple, false)
+		s.gate.Leave()
+	}
+}
+
+// unsendable ends the sender for a message that cannot be written.
+func (s *sender) unsendable(tag uint64, err error) {
+	s.shut.Store(true)
+	e := &link.Error{Kind: link.Unsendable, Tag: tag, Err: err}
+	for _, g := range s.session.gates {
+		g.Close(e)
+	}
+	s.session.end(e, true)
+}
