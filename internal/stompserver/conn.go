@@ -43,6 +43,7 @@ type conn struct {
 
 	forcing sync.Once
 	forced  chan struct{} // closed by force
+	why     *fault        // given to force; there when forced is closed
 }
 
 // begin leads the connection to an open session, or ends it.
@@ -131,6 +132,9 @@ func (h *halves) end() {
 	h.writer.end()
 	h.session.Close()
 	if f == nil {
+		f = h.lastFault()
+	}
+	if f == nil {
 		if h.write(h.reader.farewell) == nil {
 			h.nc.Linger(closeTimeout)
 		}
@@ -142,6 +146,19 @@ func (h *halves) end() {
 	}
 	h.log.Log(context.Background(), level, "connection closed by the server", "error", capped(f.Error()))
 	h.tell(f)
+}
+
+// lastFault is what the writer found to be wrong when the peer had disconnected
+// already; nil if nothing was.
+func (c *conn) lastFault() *fault {
+	select {
+	case <-c.forced:
+		if !c.why.ours {
+			return c.why
+		}
+	default:
+	}
+	return nil
 }
 
 // tell sends an ERROR, after which there is nothing (STOMP 1.2, ERROR), and waits
@@ -179,7 +196,10 @@ func appendError(dst []byte, v stompwire.Version, f *fault) []byte {
 // first call counts.
 func (c *conn) force(f *fault) {
 	c.nc.Interrupt(f)
-	c.forcing.Do(func() { close(c.forced) })
+	c.forcing.Do(func() {
+		c.why = f
+		close(c.forced)
+	})
 	if s := c.opened.Load(); s != nil {
 		s.Interrupt()
 	}

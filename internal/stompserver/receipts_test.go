@@ -79,7 +79,9 @@ func TestReceiptsKeepNoMoreThanTheyHold(t *testing.T) {
 	if cap(q.text) > 100*len(id)*8 || len(q.ring) > 1024 {
 		t.Errorf("%d bytes and %d places are kept", cap(q.text), len(q.ring))
 	}
-	q.take(nil, stompwire.V12, 1<<40, true)
+	if _, err := q.take(nil, stompwire.V12, 1<<40, true); err != nil {
+		t.Fatal(err)
+	}
 	q.idle()
 	if q.text != nil || q.ring != nil {
 		t.Error("an idle connection keeps room for receipts")

@@ -252,3 +252,15 @@ func TestSendToQueueThatIsGone(t *testing.T) {
 		}
 	}
 }
+
+// Also who says goodbye with the message still on its way is told of its loss.
+func TestLastMessageToQueueThatIsGone(t *testing.T) {
+	f := newFixture(t)
+	p := f.connect()
+	p.call("SEND", "destination:/queue/a")
+	if _, err := f.session().DeleteQueue("a", false, false); err != nil {
+		t.Fatal(err)
+	}
+	p.write(text("SEND", "destination:/queue/a", "", "x") + text("DISCONNECT", "receipt:bye"))
+	p.expectError("no_route")
+}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,13 +41,17 @@ func (l *pipes) Addr() net.Addr { return &net.UnixAddr{} }
 
 // inBubble runs a test with a server in a bubble, where the clock advances only
 // while everybody waits. dial connects to it.
-func inBubble(t *testing.T, test func(t *testing.T, dial func() *testPeer)) {
+func inBubble(t *testing.T, test func(t *testing.T, dial func() *testPeer), options ...func(*broker.Config)) {
 	synctest.Test(t, func(t *testing.T) {
 		users, err := auth.NewUsers("someone", "secret") // a pipe is not loopback: no guest
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := broker.Open(t.Context(), broker.Config{Journal: memory.New(memory.Options{})})
+		bc := broker.Config{Journal: memory.New(memory.Options{})}
+		for _, o := range options {
+			o(&bc)
+		}
+		b, err := broker.Open(t.Context(), bc)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,4 +244,48 @@ func TestPeerThatDoesNotLeaveIsCut(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A publisher that we do not read, because of an alarm, is not silent, and hears
+// from us.
+func TestBlockedPeerIsNotDead(t *testing.T) {
+	var used atomic.Int64
+	used.Store(101)
+	inBubble(t, func(t *testing.T, dial func() *testPeer) {
+		p := dial()
+		p.loginWith("10000,10000")
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			for range 20 { // more than a blocked connection may still publish
+				p.send("SEND", "destination:/queue/a", "content-length:200000", "", strings.Repeat("x", 200_000))
+			}
+			p.send("DISCONNECT", "receipt:bye")
+		}()
+		for range 12 {
+			if b, after, err := p.nextByte(); err != nil || b != '\n' || after > 5*time.Second {
+				t.Fatalf("%q after %v, %v; want a heart-beat", b, after, err)
+			}
+		}
+		select {
+		case <-sent:
+			t.Error("a blocked publisher is read")
+		default:
+		}
+		used.Store(0)
+		p.expectReceipt("bye")
+		<-sent
+	}, func(bc *broker.Config) {
+		bc.Alarms.Memory = func() (int64, int64) { return used.Load(), 100 }
+	})
+}
+
+func TestGuestIsForLoopback(t *testing.T) {
+	inBubble(t, func(t *testing.T, dial func() *testPeer) {
+		p := dial()
+		p.send("CONNECT", "login:guest", "passcode:guest")
+		if e := p.expectError("Bad CONNECT"); e.body != "non-loopback access denied" {
+			t.Errorf("got %v", e)
+		}
+	})
 }
