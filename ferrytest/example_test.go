@@ -33,6 +33,13 @@ func ExampleStart() {
 	defer c.Close()
 }
 
+// The same broker for clients of STOMP, on the same queues.
+func ExampleBroker_STOMPURL() {
+	b := ferrytest.Start(t)
+	c := connect(b.STOMPURL())
+	defer c.Close()
+}
+
 // What was confirmed survives a kill -9.
 func ExampleBroker_Kill() {
 	b := ferrytest.Start(t, ferrytest.Dir(t.TempDir()))

@@ -66,23 +66,43 @@ func mustEnd(t *testing.T, r io.Reader) string {
 	return string(got)
 }
 
+// A refusal is what is said to a request for a WebSocket, instead of 101.
+type refusal struct {
+	code int
+	text string
+}
+
 // socket opens a WebSocket to a listener.
-func socket(t *testing.T, addr string, secure bool, header http.Header) (*websocket.Conn, *http.Response, error) {
+func socket(t *testing.T, addr string, secure bool, header http.Header) (*websocket.Conn, refusal) {
 	t.Helper()
 	scheme := "ws"
 	if secure {
 		scheme = "wss"
 	}
-	ws, resp, err := websocket.Dial(t.Context(), scheme+"://"+addr+"/ws", &websocket.DialOptions{
+	ws, resp, err := websocket.Dial(t.Context(), scheme+"://"+addr+"/ws", &websocket.DialOptions{ //nolint:bodyclose // Dial has read it
 		HTTPHeader: header, Subprotocols: []string{"v12.stomp"},
 		HTTPClient: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
 		}},
 	})
-	if err == nil {
-		t.Cleanup(func() { _ = ws.CloseNow() })
+	if resp == nil {
+		t.Fatal(err)
 	}
-	return ws, resp, err
+	if err != nil {
+		text, _ := io.ReadAll(resp.Body)
+		return nil, refusal{resp.StatusCode, string(text)}
+	}
+	t.Cleanup(func() { _ = ws.CloseNow() })
+	return ws, refusal{}
+}
+
+func mustSocket(t *testing.T, addr string, secure bool) *websocket.Conn {
+	t.Helper()
+	ws, refused := socket(t, addr, secure, nil)
+	if ws == nil {
+		t.Fatalf("refused: %+v", refused)
+	}
+	return ws
 }
 
 // One port is enough: every listener understands everything, with and without TLS.
@@ -109,10 +129,7 @@ func TestEveryListenerSpeaksEveryProtocol(t *testing.T) {
 					t.Errorf("/livez: %q", got)
 				}
 
-				ws, _, err := socket(t, addr, secure, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
+				ws := mustSocket(t, addr, secure)
 				if ws.Subprotocol() != "v12.stomp" {
 					t.Errorf("subprotocol %q", ws.Subprotocol())
 				}
@@ -217,6 +234,60 @@ func noSTOMP(c *Config) { c.STOMP = "" }
 func noAMQP(c *Config)  { c.AMQP = "" }
 func nothing(*Config)   {}
 
+// What nothing recognises is served by what the listener is for.
+func TestWhatNothingRecognises(t *testing.T) {
+	p := mustStart(t, testConfig())
+	for _, text := range []string{"HELLO\n\n\x00", "\x80\x2e\x01\x03", "connect\n\n\x00", strings.Repeat("\n", 100) + "SEND\n\n\x00"} {
+		for name, want := range map[string]string{
+			"amqp": string(amqpwire.ProtocolHeader[:]), "http": "HTTP/1.1 400 Bad Request\r\n", "stomp": "ERROR\n",
+		} {
+			nc := open(t, p.addresses[name], false)
+			mustSay(t, nc, text)
+			if cw, ok := nc.(*net.TCPConn); ok {
+				_ = cw.CloseWrite()
+			}
+			if got := mustEnd(t, nc); !strings.HasPrefix(got, want) {
+				t.Errorf("%s: %q is answered with %q", name, text, got)
+			}
+			nc.Close()
+		}
+	}
+	p.mustStop()
+}
+
+// Whoever is slow is cut like those who are silent: what comes buys no time.
+func TestSlowPeersAreCutAtTheLoginLimit(t *testing.T) {
+	cfg := testConfig()
+	cfg.loginTimeout = 100 * time.Millisecond
+	p := mustStart(t, cfg)
+	for name, addr := range p.addresses {
+		for _, text := range []string{"CONNECT\nx:", "{\"queue\":\"", "AMQP\x00\x00\x09\x01\x01\x00\x00\x00\x00\x10\x00"} {
+			nc := open(t, addr, false)
+			mustSay(t, nc, text)
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				mustEnd(t, nc)
+			}()
+			pace := time.NewTicker(10 * time.Millisecond)
+			for going := true; going; {
+				select {
+				case <-pace.C:
+					_, _ = io.WriteString(nc, "x") // fails when it is cut
+				case <-ended:
+					going = false
+				}
+			}
+			pace.Stop()
+			nc.Close()
+			if t.Failed() {
+				t.Fatalf("%s: %q", name, text)
+			}
+		}
+	}
+	p.mustStop()
+}
+
 // Clients of AMQP listen to a reason when they open the virtual host.
 func TestAMQPThatIsOffIsRefused(t *testing.T) {
 	cfg := testConfig()
@@ -244,12 +315,9 @@ func TestWebSocketsOfSTOMPThatIsOffAreRefused(t *testing.T) {
 	cfg := testConfig()
 	noSTOMP(&cfg)
 	p := mustStart(t, cfg)
-	_, resp, err := socket(t, p.addresses["http"], false, nil)
-	if err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
-		t.Fatalf("%+v, %v; want 503", resp, err)
-	}
-	if text, _ := io.ReadAll(resp.Body); string(text) != stompOff+"\n" {
-		t.Errorf("it says %q", text)
+	_, refused := socket(t, p.addresses["http"], false, nil)
+	if want := (refusal{http.StatusServiceUnavailable, stompOff + "\n"}); refused != want {
+		t.Errorf("got %+v, want %+v", refused, want)
 	}
 	p.mustStop()
 }
@@ -300,10 +368,7 @@ func TestSilentWebSocketsAreCutAtTheLoginLimit(t *testing.T) {
 	cfg := testConfig()
 	cfg.loginTimeout = 100 * time.Millisecond
 	p := mustStart(t, cfg)
-	ws, _, err := socket(t, p.addresses["http"], false, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ws := mustSocket(t, p.addresses["http"], false)
 	for {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		_, message, err := ws.Read(ctx)
@@ -330,10 +395,7 @@ func TestWebSocketsHaveTheLimitsOfSTOMP(t *testing.T) {
 		"all":      "CONNECT\n" + strings.Repeat("x:"+strings.Repeat("y", 10<<10)+"\n", 10),
 		"no STOMP": strings.Repeat("x", 100<<10),
 	} {
-		ws, _, err := socket(t, p.addresses["http"], false, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		ws := mustSocket(t, p.addresses["http"], false)
 		_ = ws.Write(t.Context(), websocket.MessageBinary, []byte(text))
 		if got := hear(t, ws); !strings.HasPrefix(got, "ERROR\n") {
 			t.Errorf("%s: %q", name, got)
@@ -348,10 +410,7 @@ func TestWebSocketsHaveTheLimitsOfSTOMP(t *testing.T) {
 // A heart-beat is a message of its own: clients look for that.
 func TestWebSocketsHaveHeartBeats(t *testing.T) {
 	p := mustStart(t, testConfig())
-	ws, _, err := socket(t, p.addresses["http"], false, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ws := mustSocket(t, p.addresses["http"], false)
 	say(t, ws, websocket.MessageText, strings.Replace(connect, "\n\n", "\nheart-beat:0,500\n\n", 1))
 	if got := hear(t, ws); !strings.HasPrefix(got, "CONNECTED\n") {
 		t.Errorf("got %q", got)
@@ -372,10 +431,7 @@ func TestSTOMPConnectionsAreClosedWithAReason(t *testing.T) {
 	nc := open(t, p.addresses["stomp"], false)
 	mustSay(t, nc, connect)
 	mustHear(t, nc, "CONNECTED\n")
-	ws, _, err := socket(t, p.addresses["http"], false, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ws := mustSocket(t, p.addresses["http"], false)
 	say(t, ws, websocket.MessageText, connect)
 	if got := hear(t, ws); !strings.HasPrefix(got, "CONNECTED\n") {
 		t.Errorf("got %q", got)
@@ -411,14 +467,11 @@ func TestWebSocketOrigins(t *testing.T) {
 		if origin != "" {
 			header.Set("Origin", origin)
 		}
-		ws, resp, err := socket(t, p.addresses["http"], false, header)
-		if (err == nil) != ok {
-			t.Errorf("%q: %v", origin, err)
+		ws, refused := socket(t, p.addresses["http"], false, header)
+		if ok != (ws != nil) || !ok && refused.code != http.StatusForbidden {
+			t.Errorf("%q: %+v", origin, refused)
 		}
-		if !ok && resp.StatusCode != http.StatusForbidden {
-			t.Errorf("%q: %s", origin, resp.Status)
-		}
-		if err == nil {
+		if ws != nil {
 			_ = ws.Close(websocket.StatusNormalClosure, "")
 		}
 	}

@@ -96,7 +96,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.running.Done()
 	if err := h.cfg.Origins.check(r); err != nil {
-		h.log.Warn("WebSocket refused", "peer", r.RemoteAddr, "origin", capped(r.Header.Get("Origin")), "host", capped(r.Host))
+		h.log.Warn("WebSocket refused", "peer", r.RemoteAddr, "error", err)
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
