@@ -431,6 +431,8 @@ func TestNoWebSockets(t *testing.T) {
 func TestClose(t *testing.T) {
 	f := serve(t, Config{}, netserve.Config{}, echo)
 	p := f.dial(nil)
+	p.say(text, "\n")
+	p.mustHear(text, "\n") // it was accepted
 	_ = f.h.Listener().Close()
 	f.dial(nil).mustEnd(websocket.StatusGoingAway)
 	p.say(text, "\n")
