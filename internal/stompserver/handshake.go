@@ -55,6 +55,8 @@ func (c *conn) handshake(ctx context.Context) error {
 	return c.open(user, &d)
 }
 
+var errNotConnected = faultf(illegalCommand, "You must log in using CONNECT first")
+
 // firstFrame waits for the frame that a connection begins with.
 func (c *conn) firstFrame(d *stompwire.Decoder) error {
 	in := &c.nc.In
@@ -62,11 +64,14 @@ func (c *conn) firstFrame(d *stompwire.Decoder) error {
 		if b := in.Buffered(); len(b) > 0 {
 			if head == 0 {
 				n, err := d.Head(b)
+				if _, unknown := unknownCommand(b); err != nil && unknown {
+					return errNotConnected
+				}
 				if err != nil {
 					return err
 				}
 				if head = n; head > 0 && d.Command != stompwire.Connect && d.Command != stompwire.Stomp {
-					return faultf(illegalCommand, "You must log in using CONNECT first\n")
+					return errNotConnected
 				}
 			}
 			if head > 0 {

@@ -21,8 +21,8 @@ func mistakes() []mistake {
 	return []mistake{
 		{"second CONNECT", text("CONNECT", "login:guest", "passcode:guest"), "Already connected", "A connection is opened by one CONNECT\n", ""},
 		{"a frame of a server's", text("MESSAGE", "destination:/queue/a"), "Bad command", "Could not interpret command \"MESSAGE\"\n", ""},
-		{"no command", text("HELLO"), "Malformed frame", "expected a STOMP command, found \"HELLO\"\n", ""},
-		{"lower case", text("send", "destination:/queue/a"), "Malformed frame", "expected a STOMP command, found \"send\"\n", ""},
+		{"no command", text("HELLO"), "Bad command", "Could not interpret command \"HELLO\"\n", ""},
+		{"lower case", text("send", "destination:/queue/a"), "Bad command", "Could not interpret command \"send\"\n", ""},
 		{"a header without a colon", text("SEND", "destination"), "Malformed frame", "expected a header, name:value, found \"destination\"\n", ""},
 		{"an escape that is none", text("SEND", `destination:/queue/\t`), "Malformed frame", "STOMP 1.2 has no escape \"\\\\t\"\n", ""},
 		{"a header line of 16 KiB", text("SEND", "destination:/queue/a", "receipt:"+strings.Repeat("x", 16<<10)), "Malformed frame", "a header's line is more than 16384 bytes, it begins \"receipt:\"\n", ""},
@@ -50,7 +50,7 @@ func mistakes() []mistake {
 			text("SEND", "destination:/queue/a", "content-length:20000", "receipt:7", "", strings.Repeat("x", 20001)),
 			"Malformed frame", "expected NUL behind a body of 20000 bytes, its content-length, found \"x\"\n", "7",
 		},
-		{"a body where none may be", text("BEGIN", "transaction:t", "", "body"), "Malformed frame", "a BEGIN frame must not have a body\n", ""},
+		{"a large body where none may be", text("BEGIN", "transaction:t", "receipt:r", "", strings.Repeat("x", 64<<10+1)), "Malformed frame", "the body of a BEGIN frame is more than 65536 bytes\n", "r"},
 
 		{"SEND without a destination", text("SEND", "receipt:1"), "Missing destination", "\"SEND\" must include a 'destination' header\n", "1"},
 		{"SEND to nothing", text("SEND", "destination:"), "Invalid destination", "Destination cannot be blank", ""},
@@ -147,8 +147,8 @@ func TestConnectIsRefused(t *testing.T) {
 	f := newFixture(t)
 	credentials := "login:guest\npasscode:guest\n"
 	for _, row := range []struct{ name, in, message, body string }{
-		{"another frame", text("SEND", "destination:/queue/a"), "Illegal command", "You must log in using CONNECT first\n"},
-		{"another protocol", "GET / HTTP/1.1\r\n\r\n", "Malformed frame", "expected a STOMP command, found \"GET / HTTP/1.1\"\n"},
+		{"another frame", text("SEND", "destination:/queue/a"), "Illegal command", "You must log in using CONNECT first"},
+		{"another protocol", "GET / HTTP/1.1\r\n\r\n", "Illegal command", "You must log in using CONNECT first"},
 		{"no version", text("CONNECT", "accept-version:3.0", "login:guest", "passcode:guest"), "Version mismatch", "Supported versions are 1.0,1.1,1.2\n"},
 		{"no login", text("CONNECT", "passcode:guest"), "Bad CONNECT", "Missing login or passcode header(s)"},
 		{"no passcode", text("CONNECT", "login:guest"), "Bad CONNECT", "Missing login or passcode header(s)"},
@@ -224,4 +224,14 @@ func TestLogQuotesWhatPeersSay(t *testing.T) {
 			t.Errorf("log line %q", line)
 		}
 	}
+}
+
+// Some clients end frames with a line more than there should be.
+func TestBodiesWhereNoneMayBeAreIgnored(t *testing.T) {
+	f := newFixture(t)
+	p := f.dial()
+	p.write("CONNECT\nlogin:guest\npasscode:guest\n\n\n\x00\n")
+	p.expect("CONNECTED")
+	p.call("BEGIN", "transaction:t", "", "a body")
+	p.call("COMMIT", "transaction:t", "content-length:2", "", "\x00\x00")
 }

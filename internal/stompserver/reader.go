@@ -141,11 +141,36 @@ func (r *reader) frames() (need int, err error) {
 func (r *reader) parseHead(b []byte) error {
 	r.dec.Limits.Body = math.MaxInt64 // judged below, when there is a receipt to name
 	n, err := r.dec.Head(b)
+	if err != nil {
+		if command, ok := unknownCommand(b); ok {
+			return badCommandFault(command)
+		}
+		return err
+	}
 	r.head, r.partial = n, n == 0
 	if n > 0 && r.version == stompwire.V10 {
 		trimHeaders(r.dec.Headers)
 	}
-	return err
+	return nil
+}
+
+// unknownCommand is the command of the frame at the beginning of b, if there is
+// none like it.
+func unknownCommand(b []byte) (command []byte, ok bool) {
+	command = b[stompwire.EOLs(b):]
+	if i := bytes.IndexByte(command, '\n'); i >= 0 {
+		command = bytes.TrimSuffix(command[:i], []byte{'\r'})
+	}
+	for c := stompwire.Connect; c.String() != ""; c++ {
+		if string(command) == c.String() {
+			return nil, false
+		}
+	}
+	return command, true
+}
+
+func badCommandFault[T ~string | ~[]byte](command T) *fault {
+	return faultf(badCommand, "Could not interpret command %s\n", quoted(command))
 }
 
 // frame handles the frame at the beginning of b, whose head is complete, if its
@@ -209,10 +234,9 @@ func (r *reader) command(body []byte) error {
 	case stompwire.Nack:
 		return r.ack("NACK")
 	}
-	if len(bytes.TrimSpace(body)) > 0 {
-		// "All other frames MUST NOT have a body." (STOMP 1.2, Body)
-		return faultf(malformed, "a %s frame must not have a body\n", r.dec.Command)
-	}
+	// A body of another frame is ignored, as in RabbitMQ and ActiveMQ: it "MUST NOT"
+	// be there (STOMP 1.2, Body), but some clients end frames with one line more.
+
 	// What was sent before comes before what this frame does.
 	r.session.Flush()
 	switch r.dec.Command {
@@ -231,7 +255,7 @@ func (r *reader) command(body []byte) error {
 	case stompwire.Connect, stompwire.Stomp:
 		return faultf(alreadyConnected, "A connection is opened by one %s\n", r.dec.Command)
 	}
-	return faultf(badCommand, "Could not interpret command %s\n", quoted(r.dec.Command.String()))
+	return badCommandFault(r.dec.Command.String())
 }
 
 // disconnect ends the connection as its peer asks. Its receipt says that
