@@ -17,7 +17,7 @@ import (
 const closeTimeout = 5 * time.Second
 
 // chunk is how much is taken out of a stream at once, bytes.
-const chunk = 8 << 10
+const chunk = 4 << 10
 
 // A session moves what comes by a WebSocket to the far end of a pipe, and back. In
 // each direction one goroutine does so; the pipe holds back who is too fast.
