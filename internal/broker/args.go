@@ -180,7 +180,8 @@ func natural(a arg, _ []byte) string {
 	return ""
 }
 
-const maxDuration = 1<<32 - 1 // ms
+// maxDuration is ten years, as in RabbitMQ, ms.
+const maxDuration = 10 * 365 * 24 * 60 * 60 * 1000
 
 func duration(a arg, all []byte) string {
 	if s := natural(a, all); s != "" {

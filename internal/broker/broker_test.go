@@ -374,11 +374,12 @@ func TestMandatoryIsReturnedBeforeItsConfirm(t *testing.T) {
 	c := w.client()
 	defer c.Close()
 	_ = c.ch.ConfirmSelect()
+	_ = c.ch.Publish(&Publish{Key: []byte("nowhere"), Body: []byte("x")})
 	_ = c.ch.Publish(&Publish{Key: []byte("nowhere"), Mandatory: true, Body: []byte("x")})
 	c.Flush()
 	<-c.Wake()
 	events := c.Take(nil)
-	if len(events) != 2 || events[0].Kind != EventReturn || events[1].Kind != EventConfirm {
+	if len(events) != 2 || events[0].Kind != EventReturn || events[0].Tag != 2 || events[1].Kind != EventConfirm || events[1].Tag != 2 {
 		t.Fatalf("events %+v", events)
 	}
 }

@@ -8,7 +8,7 @@ type EventKind uint8
 const (
 	EventDelivery  EventKind = iota + 1 // a message for Consumer: Tag, Redelivered, Data (block)
 	EventGot                            // the answer to Get: Channel, Tag, Redelivered, Count (ready behind it), Data (block)
-	EventReturn                         // a mandatory message that no queue took: Channel, Data (block)
+	EventReturn                         // a mandatory message that no queue took: Channel, Tag (of its publish, 0 without confirms), Data (block)
 	EventConfirm                        // publishes of Channel are settled: Tag, Multiple, Nack
 	EventCancelled                      // the broker ended Consumer (its queue is gone)
 	EventReply                          // bytes of the server's own, in Data

@@ -229,7 +229,7 @@ func (s *Session) unroutable(run []pubItem) {
 		m := run[i].m
 		freed += int(m.size)
 		if run[i].mandatory {
-			s.push(Event{Kind: EventReturn, Channel: run[i].ch, Data: m.block()})
+			s.push(Event{Kind: EventReturn, Channel: run[i].ch, Tag: run[i].tag, Data: m.block()})
 		}
 	}
 	s.b.evict.hot.Add(int64(-freed))
