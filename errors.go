@@ -167,11 +167,18 @@ func culpable(err error) bool {
 	}
 	switch e.Kind {
 	case link.NotFound, link.AccessRefused, link.Precondition, link.NotAllowed,
-		link.TooLarge, link.Unsendable:
+		link.TooLarge, link.Unsendable, link.Unroutable:
 		return true
 	default:
 		return false
 	}
+}
+
+// suspicious tells whether an error that ended a sender is what the broker said, and
+// does not say whose fault it is: a message's, perhaps.
+func suspicious(err error) bool {
+	var e *link.Error
+	return errors.As(err, &e) && e.Said && (e.Kind == link.Internal || e.Kind == link.Protocol)
 }
 
 // public is an error of a link as this package's callers see it.
@@ -184,7 +191,7 @@ func public(err error) error {
 	case link.Closed:
 		return ErrClosed
 	case link.Network, link.Dead, link.Forced, link.Internal:
-		if e.Code == 0 {
+		if !e.Said {
 			return &lostError{e}
 		}
 		return fmt.Errorf("%w: %w", ErrConnectionLost, brokerError(e))

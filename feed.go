@@ -218,7 +218,7 @@ func (p *Publisher) settleDown(current *session) error {
 // connection: sent again for ever it would hold up all that is behind it.
 func (p *Publisher) suspectLocked(err error) {
 	var e *link.Error
-	if p.options.NoConfirm || !errors.As(err, &e) || e.Code == 0 || e.Kind == link.Forced {
+	if p.options.NoConfirm || !errors.As(err, &e) || !e.Said || e.Kind == link.Forced {
 		p.fatal = 0
 		return
 	}
@@ -226,18 +226,18 @@ func (p *Publisher) suspectLocked(err error) {
 		p.careful, p.fatal = max(p.careful, p.window.next), 0
 		return
 	}
-	for place := p.window.first; place < p.window.next; place++ {
-		e := p.window.at(place)
-		if !e.outstanding() {
-			continue
-		}
-		if p.suspect != place {
-			p.suspect, p.fatal = place, 0
-		}
-		if p.fatal++; p.fatal == fatalCloses {
-			p.fatal = 0
-			p.settleLocked(e, e.refused(refusal(err)))
-		}
+	p.strikeLocked(p.window.alone(), err)
+}
+
+// strikeLocked counts how often a message seems to have been why the broker ended a
+// connection, or a sender, and refuses it when that is often enough.
+func (p *Publisher) strikeLocked(suspect *entry, err error) {
+	if p.suspect != suspect.seq {
+		p.suspect, p.fatal = suspect.seq, 0
+	}
+	if p.fatal++; p.fatal == fatalCloses {
+		p.fatal = 0
+		p.settleLocked(suspect, suspect.refused(refusal(err)))
 	}
 }
 
@@ -410,32 +410,32 @@ func endOf(f *feed) error {
 
 // blameLocked finds the message because of which the broker ended the sender, if
 // it was one: otherwise it would be sent again, and end the next. Where several
-// were in flight they are sent again one at a time, so that the next time there
-// is no doubt. Without confirms there always is.
+// were in flight, and the broker does not say which, they are sent again one at a
+// time, so that the next time there is no doubt. Without confirms there always is.
 func (p *Publisher) blameLocked(err error) {
-	if !culpable(err) {
+	var e *link.Error
+	if !errors.As(err, &e) || !culpable(err) && !suspicious(err) {
 		return
 	}
-	if e := (*link.Error)(nil); errors.As(err, &e) && e.Kind == link.Unsendable {
-		if culprit := p.window.outstanding(e.Tag); culprit != nil {
-			p.settleLocked(culprit, refusal(err))
-		}
+	culprit := p.window.outstanding(e.Tag)
+	switch {
+	case culprit != nil:
+	case e.Kind == link.Unsendable || p.options.NoConfirm:
 		return
-	}
-	if p.options.NoConfirm {
-		return
-	}
-	if p.window.flying > 1 {
+	case p.window.flying != 1 || e.Tag != 0: // one that was given up and let go of, perhaps
 		p.careful = max(p.careful, p.window.next)
 		return
+	default:
+		culprit = p.window.alone()
 	}
-	for place := p.window.first; place < p.window.next; place++ {
-		if e := p.window.at(place); e.outstanding() {
-			why := refusal(err)
-			if e.lost { // else it was sent on channels that it ended, or one before it did
-				why = e.refused(why)
-			}
-			p.settleLocked(e, why)
-		}
+	switch why := refusal(err); {
+	case !culpable(err):
+		p.strikeLocked(culprit, err)
+	case e.Kind == link.Unroutable && !p.mandatory:
+		p.settleLocked(culprit, nil) // it was to be dropped
+	case e.Kind != link.Unsendable && culprit.lost: // else it was sent on channels that it ended, or one before it did
+		p.settleLocked(culprit, culprit.refused(why))
+	default:
+		p.settleLocked(culprit, why)
 	}
 }

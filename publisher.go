@@ -279,6 +279,9 @@ func (p *Publisher) submit(ctx context.Context, e *entry) (place uint64, err err
 		p.mu.Unlock()
 		return 0, notSent(err)
 	}
+	if !p.hasRoomLocked(len(e.message.Body)) {
+		p.forgoLocked()
+	}
 	if len(p.queue) > 0 || !p.hasRoomLocked(len(e.message.Body)) {
 		s := p.submissions.Get().(*submission)
 		s.entry = *e
@@ -337,6 +340,13 @@ func (p *Publisher) admitLocked() bool {
 	return n > 0
 }
 
+// forgoLocked makes room where what is oldest was given up by who published it, and
+// has no answer yet. It tells whether something was let in.
+func (p *Publisher) forgoLocked() (admitted bool) {
+	p.window.forgo()
+	return p.trimLocked()
+}
+
 // refuseLocked accepts no more.
 func (p *Publisher) refuseLocked(why error) {
 	if p.closing == nil {
@@ -389,6 +399,9 @@ func (p *Publisher) abandon(ctx context.Context, place uint64) error {
 	var sender link.Sender
 	if e.state == taken {
 		e.state = abandoned
+		if len(p.queue) > 0 && p.forgoLocked() {
+			sender = p.senderLocked()
+		}
 	} else {
 		p.window.settle(e)
 		if p.trimLocked() {

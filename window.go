@@ -172,6 +172,24 @@ func (w *window) rewind(lost bool) {
 	w.next, w.low, w.lastTag, w.flying = w.first, 1, 0, 0
 }
 
+// alone is the entry that is the only one in flight.
+func (w *window) alone() *entry {
+	for p := w.first; p < w.next; p++ {
+		if e := w.at(p); e.outstanding() {
+			return e
+		}
+	}
+	return nil
+}
+
+// forgo lets go of the oldest entries that nobody waits for: the broker may never
+// answer, and they would take up the window. The caller trims.
+func (w *window) forgo() {
+	for p := w.first; p < w.next && w.at(p).state >= abandoned; p++ {
+		w.settle(w.at(p))
+	}
+}
+
 // find gives the entry that was sent with an id and was not returned yet, nil if
 // there is none.
 func (w *window) find(producer, id string) *entry {

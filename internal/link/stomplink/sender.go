@@ -28,10 +28,7 @@ type sender struct {
 	told bool // the source is to be told what was written
 	size int  // bytes that its last message took
 
-	// The reader's. Receipts of a broker that answers in order make runs.
-	settled  uint64 // all up to it were settled
-	run      uint64 // and up to here, which the source was not told yet
-	disorder bool   // one came before another that was sent before
+	receipts receipts // the reader's
 }
 
 // OpenSender implements link.Conn. When it fails neither the source nor
@@ -111,41 +108,6 @@ func (s *sender) Close(ctx context.Context) error {
 		return fmt.Errorf("closing a sender: %w", err)
 	}
 	return nil
-}
-
-// confirmed is for the reader: the receipt of a message came. One that was not
-// sent is ignored as any other.
-func (s *session) confirmed(tag uint64) {
-	k := s.sender
-	if tag == 0 || tag > k.sent.Load() || !k.confirm {
-		s.log.Debug("a receipt of a message that was not sent", "receipt", tag)
-		return
-	}
-	switch {
-	case k.disorder:
-		k.tell(tag, false)
-	case tag == k.run+1:
-		k.run = tag
-	case tag > k.run:
-		s.settleRun()
-		k.disorder = true
-		k.tell(tag, false)
-	}
-}
-
-// settleRun tells the source of the receipts that came in order.
-func (s *session) settleRun() {
-	if k := s.sender; k != nil && k.run > k.settled {
-		k.tell(k.run, true)
-		k.settled = k.run
-	}
-}
-
-func (s *sender) tell(tag uint64, multiple bool) {
-	if s.gate.Enter() {
-		s.src.Settled(tag, multiple, false)
-		s.gate.Leave()
-	}
 }
 
 // unsendable ends the sender for a message that cannot be written.

@@ -204,6 +204,9 @@ func (s *session) finish() {
 	s.line.Cut()
 	timer.Stop()
 	s.goroutines.Wait()
+	if s.sender != nil {
+		s.sender.receipts.close()
+	}
 	close(s.done)
 	s.conn.forget(s)
 }
