@@ -114,7 +114,7 @@ func startFerry(t *testing.T) string {
 		t.Fatal(err)
 	}
 	addr := freeAddress(t)
-	cmd := exec.Command(bin, "serve", "--store", "file:"+filepath.Join(t.TempDir(), "journal"), "--amqp", addr, "--http", "off")
+	cmd := exec.Command(bin, "serve", "--store", "file:"+filepath.Join(t.TempDir(), "journal"), "--amqp", addr, "--stomp", "off", "--http", "off")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -209,9 +209,9 @@ func freeAddress(t *testing.T) string {
 }
 
 var rabbitMQ struct {
-	once sync.Once
-	url  string
-	err  error
+	once            sync.Once
+	url, stomp, web string
+	err             error
 }
 
 // rabbitMQURL is that of a private RabbitMQ node, which all tests share.
@@ -219,10 +219,18 @@ func rabbitMQURL(t *testing.T) string {
 	t.Helper()
 	rabbitMQ.once.Do(func() {
 		out, err := run(context.Background(), "../scripts/rabbitmq", "start",
-			"--dir", filepath.Join(scratch, "rabbitmq"), "--while", strconv.Itoa(os.Getpid()))
+			"--dir", filepath.Join(scratch, "rabbitmq"), "--while", strconv.Itoa(os.Getpid()), "--stomp")
 		rabbitMQ.err = err
-		if m := regexp.MustCompile(`(?m)^url='(.*)'$`).FindSubmatch(out); m != nil {
-			rabbitMQ.url = string(m[1])
+		said := regexp.MustCompile(`(?m)^(url|stomp|webstomp)='(.*)'$`)
+		for _, m := range said.FindAllSubmatch(out, -1) {
+			switch value := string(m[2]); string(m[1]) {
+			case "url":
+				rabbitMQ.url = value
+			case "stomp":
+				rabbitMQ.stomp = value
+			case "webstomp":
+				rabbitMQ.web = value
+			}
 		}
 	})
 	if exit, ok := errors.AsType[*exec.ExitError](rabbitMQ.err); ok && exit.ExitCode() == installMissing {

@@ -8,11 +8,24 @@
 //     it saw of a broker, a line of JSON a step, and must see the same of Ferry
 //     as of RabbitMQ. What RabbitMQ answered is recorded in testdata, where it
 //     can be read as the specification that it is.
+//   - stomp_transcript_test.go plays what STOMP clients may do, frame by frame,
+//     to Ferry and to RabbitMQ's plugin, and compares both with what that
+//     answered when it was recorded. The scenarios are in stomp_scenarios_*.go.
+//   - stomp_clients_test.go does so with programs of stomp.py and of stompjs,
+//     over TCP and over WebSocket.
+//   - stomp_crossing_test.go has stomp.py on one side of Ferry's queues and
+//     RabbitMQ's Go client on the other; stomp_websocket_test.go asks as pages
+//     of other sites do.
 //
-// A real component that is missing (RabbitMQ, pika, amqplib) is named by the
+// testdata/differences.jsonl lists where Ferry is meant to answer otherwise
+// than RabbitMQ, with the reason.
+//
+// A real component that is missing (RabbitMQ, pika, amqplib, stomp.py, stompjs) is named by the
 // test that is skipped for it, and with CI=true it is a failure. `make setup`
 // installs what can be installed.
 //
 // With FERRY_CONFORMANCE_URL=amqp://… everything is run against the broker that
-// is there instead of Ferry: against a real RabbitMQ, it tests the tests.
+// is there instead of Ferry: against a real RabbitMQ, it tests the tests. For
+// STOMP that is FERRY_CONFORMANCE_STOMP_URL=stomp://… and
+// FERRY_CONFORMANCE_WEBSTOMP_URL=ws://…/ws beside it.
 package conformance
