@@ -15,6 +15,8 @@ const root = "../../.."
 var testPlaces = map[string]string{
 	"stompwire":   "internal/wire/stompwire/*_test.go",
 	"stompserver": "internal/stompserver/*_test.go",
+	"stompws":     "internal/stompws/*_test.go",
+	"app":         "internal/app/*_test.go",
 	"stomplink":   "internal/link/stomplink/*_test.go",
 	"broker":      "internal/broker/*_test.go",
 	"netserve":    "internal/netserve/*_test.go",
