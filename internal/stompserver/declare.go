@@ -5,6 +5,7 @@ import (
 	"crypto/md5" //nolint:gosec // not for secrecy: RabbitMQ names its queues so
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"strconv"
 	"unicode/utf8"
 
@@ -93,10 +94,11 @@ func (r *reader) boolean(name string, otherwise bool) bool {
 	return otherwise
 }
 
-// declareQueue makes a durable queue, or one as the headers of the frame at hand
-// ask for, when it is first used by the connection. persistent is whether that
-// header says the same as durable: in a SUBSCRIBE.
-func (r *reader) declareQueue(name string, persistent bool) error {
+// declareQueue makes the queue of a destination, durable or as the headers of the
+// frame at hand ask for, when it is first used by the connection. Where there is
+// one with other properties /queue/ is refused, as in RabbitMQ; a plain name is
+// that queue, as in ActiveMQ and Artemis.
+func (r *reader) declareQueue(kind stompwire.DestinationKind, name string) error {
 	if _, ok := r.declared[name]; ok {
 		return nil
 	}
@@ -105,7 +107,7 @@ func (r *reader) declareQueue(name string, persistent bool) error {
 		return err
 	}
 	durable := true
-	if persistent {
+	if r.dec.Command == stompwire.Subscribe { // on a SEND it is of the message
 		durable = r.boolean(stompwire.HeaderPersistent, durable)
 	}
 	_, err = r.session.DeclareQueue(broker.QueueSpec{
@@ -115,6 +117,11 @@ func (r *reader) declareQueue(name string, persistent bool) error {
 		AutoDelete: r.boolean(headerAutoDelete, false),
 		Args:       args,
 	})
+	if be := (*broker.Error)(nil); kind == stompwire.Plain && errors.As(err, &be) && be.Kind == broker.PreconditionFailed {
+		if _, missing := r.session.CheckQueue(name); missing == nil {
+			err = nil
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func mistakes() []mistake {
 			"SEND to a queue that is otherwise", text("SEND", "destination:/queue/other", "receipt:4", "x-max-length:10"), "precondition_failed",
 			"PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'other' in vhost '/': received the value '10' of type 'long' but current is none", "4",
 		},
-		{"SEND to a queue that is not there", text("SEND", "destination:/amq/queue/no", "receipt:5"), "no_route", "NO_ROUTE - no queue 'no' in vhost '/'", ""},
+		{"SEND to a queue that is not there", text("SEND", "destination:/amq/queue/no", "receipt:5"), "no_route", "NO_ROUTE - no queue 'no' in vhost '/'", "5"},
 		{"SEND in no transaction", text("SEND", "destination:/queue/a", "transaction:t"), "Bad transaction", "Invalid transaction identifier: \"t\"\n", ""},
 		{"SEND as another user", text("SEND", "destination:/queue/a", "user-id:root", "receipt:6"), "precondition_failed", "PRECONDITION_FAILED - user_id property set to 'root' but authenticated user was 'guest'", "6"},
 		{"a name of 256 bytes", text("SEND", "destination:/queue/"+strings.Repeat("x", 256)), "Invalid destination", "a name of 256 bytes: at most 255 are allowed: \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"...\n", ""},

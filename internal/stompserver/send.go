@@ -237,7 +237,7 @@ func (r *reader) resolve() error {
 	case d.Kind == stompwire.Plain && many && !qualified:
 		exchange = topicExchange
 	case d.Kind == stompwire.Plain, d.Kind == stompwire.QueueDestination:
-		if err := r.declareQueue(key, false); err != nil {
+		if err := r.declareQueue(d.Kind, key); err != nil {
 			return err
 		}
 		t.mandatory = true

@@ -227,14 +227,14 @@ func (r *reader) source(s *subscription) error {
 		return notValidFor([]byte(s.destination), "SUBSCRIBE")
 	case stompwire.QueueDestination:
 		s.queue = d.Name
-		return r.declareQueue(s.queue, true)
+		return r.declareQueue(d.Kind, s.queue)
 	case stompwire.AMQQueue, stompwire.ReplyQueue:
 		s.queue = d.Name
 		return nil
 	case stompwire.Plain:
 		if address, queue, ok := d.Qualified(); ok && many {
 			s.queue = queue
-			if err := r.declareQueue(queue, true); err != nil {
+			if err := r.declareQueue(d.Kind, queue); err != nil {
 				return err
 			}
 			if err := r.session.BindQueue(queue, topicExchange, address, nil); err != nil {
@@ -244,7 +244,7 @@ func (r *reader) source(s *subscription) error {
 		}
 		if !many && (!named || string(kind) == anycast) {
 			_, s.queue, _ = d.Route()
-			if err := r.declareQueue(s.queue, true); err != nil {
+			if err := r.declareQueue(d.Kind, s.queue); err != nil {
 				return err
 			}
 			return s.fixDestination(r.version)
@@ -332,6 +332,11 @@ func (r *reader) unsubscribe() error {
 		queue, err := r.namedQueue(name)
 		if err != nil {
 			return err
+		}
+		for _, s := range r.byKey {
+			if s.queue == queue {
+				r.cancel(s)
+			}
 		}
 		if _, err := r.session.DeleteQueue(queue, true, false); err != nil {
 			return err

@@ -149,9 +149,6 @@ func TestDurableSubscriptions(t *testing.T) {
 			q.call("SEND", "destination:/topic/a.b", "", "kept too")
 			p.send("SUBSCRIBE", row.subscribe...)
 			p.expectMessage("kept too")
-			if name == "Artemis" {
-				p.call("UNSUBSCRIBE", "id:s1")
-			}
 			p.call("UNSUBSCRIBE", row.delete...)
 			if n := f.ready(row.queue); n != -1 {
 				t.Errorf("the queue is there, with %d messages", n)
@@ -243,7 +240,9 @@ func TestSendToQueueThatIsGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.send("SEND", "destination:"+destination, "receipt:lost", "", "x")
-		p.expectError("no_route")
+		if e := p.expectError("no_route"); e.get("receipt-id") != "lost" {
+			t.Errorf("got %v", e)
+		}
 		// It is made again by who comes again.
 		q := f.connect()
 		q.call("SEND", "destination:"+destination, "", "x")
@@ -263,4 +262,39 @@ func TestLastMessageToQueueThatIsGone(t *testing.T) {
 	}
 	p.write(text("SEND", "destination:/queue/a", "", "x") + text("DISCONNECT", "receipt:bye"))
 	p.expectError("no_route")
+}
+
+// A client makes a queue and sends nothing by a SEND in a transaction that it
+// aborts.
+func TestQueueIsMadeBySendInTransaction(t *testing.T) {
+	f := newFixture(t)
+	p := f.connect()
+	p.call("BEGIN", "transaction:t")
+	p.send("SEND", "destination:/queue/a", "x-max-length:10", "transaction:t")
+	p.call("ABORT", "transaction:t")
+	if n := f.ready("a"); n != 0 {
+		t.Errorf("%d messages are there, want an empty queue", n)
+	}
+	q := f.connect()
+	q.send("SEND", "destination:/queue/a", "receipt:other")
+	if e := q.expectError("precondition_failed"); e.get("receipt-id") != "other" {
+		t.Errorf("got %v", e)
+	}
+}
+
+func TestPlainNameIsTheQueueThatIsThere(t *testing.T) {
+	f := newFixture(t)
+	s := f.session()
+	if _, err := s.DeclareQueue(broker.QueueSpec{Name: "a", Args: []byte("\x0cx-max-lengthI\x00\x00\x00\x0a")}); err != nil {
+		t.Fatal(err)
+	}
+	p := f.connect()
+	p.call("SUBSCRIBE", "destination:a", "id:1")
+	p.send("SEND", "destination:a", "", "x")
+	p.expectMessage("x")
+	if _, err := s.DeclareQueue(broker.QueueSpec{Name: "mine", Exclusive: true}); err != nil {
+		t.Fatal(err)
+	}
+	p.send("SEND", "destination:mine", "", "x")
+	p.expectError("resource_locked")
 }
