@@ -77,6 +77,11 @@ type halves struct {
 
 func (c *conn) halves() *halves {
 	c.opened.Store(c.session)
+	select {
+	case <-c.forced: // before there was a session to interrupt
+		c.session.Interrupt()
+	default:
+	}
 	c.nc.In.SetMax(stompwire.DefaultHead + c.srv.cfg.Broker.MaxMessage() + inputSlack)
 	h := &halves{
 		conn:   c,

@@ -1,6 +1,7 @@
 package stompserver
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 
@@ -234,4 +235,27 @@ func TestBodiesWhereNoneMayBeAreIgnored(t *testing.T) {
 	p.expect("CONNECTED")
 	p.call("BEGIN", "transaction:t", "", "a body")
 	p.call("COMMIT", "transaction:t", "content-length:2", "", "\x00\x00")
+}
+
+// What peers cost that have not logged in is bounded by the input buffer.
+func TestMemoryBeforeLoginIsBounded(t *testing.T) {
+	f := newFixture(t)
+	const peers = 200
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for i := range peers {
+		p := f.dial()
+		// Just not too many headers, and just not too long.
+		p.write("CONNECT\n" + strings.Repeat("n:"+strings.Repeat(string(rune('a'+i%26)), 600)+"\n", 99))
+		p.buf = nil
+	}
+	f.connect().ping() // as good as all of it was read: it came last
+	if each := (int64(heap()) - int64(before)) / peers; each > 160<<10 {
+		t.Errorf("%d KiB a peer", each>>10)
+	}
 }
