@@ -239,17 +239,21 @@ func TestShutdownCutsWhoDoesNotLeave(t *testing.T) {
 func TestFailedJournalIsAnError(t *testing.T) {
 	f, j := heldFixture(t)
 	f.fails = true
-	idle, p, last := f.connect(), f.connect(), f.connect()
+	idle, p, last, tx := f.connect(), f.connect(), f.connect(), f.connect()
 	p.call("SEND", "destination:/queue/a")
+	tx.call("BEGIN", "transaction:t")
+	tx.send("SEND", "destination:/queue/a", "persistent:true", "transaction:t", "receipt:sent", "", "x")
+	tx.ping()
 	last.call("SEND", "destination:/queue/a")
 	j.hold()
 	last.send("SEND", "destination:/queue/a", "persistent:true", "receipt:last", "", "x")
 	last.send("DISCONNECT", "receipt:bye")
 	<-j.arrived
+	tx.send("COMMIT", "transaction:t", "receipt:committed")
 	j.broken.Store(true)
 	p.send("SEND", "destination:/queue/a", "persistent:true", "receipt:1", "", "x")
-	for _, p := range []*testPeer{p, idle, last} {
-		if e := p.expectError("internal_error"); !strings.HasPrefix(e.body, "INTERNAL_ERROR - ") || e.has("receipt-id") && e.get("receipt-id") != "bye" {
+	for _, p := range []*testPeer{p, idle, last, tx} {
+		if e := p.expectError("internal_error"); !strings.HasPrefix(e.body, "INTERNAL_ERROR - ") || e.has("receipt-id") {
 			t.Errorf("got %v", e)
 		}
 	}

@@ -61,7 +61,7 @@ type fault struct {
 	detail       string // the body
 	receipt      []byte // of the frame at fault; nil if it had none
 	subscription string // that is concerned; "" if none is
-	ours         bool   // nobody's mistake: the server ends
+	ours         bool   // of the server: no frame is at fault, and nothing is known of any
 }
 
 func (f *fault) Error() string { return f.message + ": " + strings.TrimSpace(f.detail) }
@@ -77,7 +77,7 @@ func kindFault(k broker.Kind, text string) *fault {
 	if !known {
 		name = names[broker.Internal]
 	}
-	return &fault{message: name, detail: strings.ToUpper(name) + " - " + text, ours: k == broker.Forced}
+	return &fault{message: name, detail: strings.ToUpper(name) + " - " + text, ours: k == broker.Forced || k == broker.Internal}
 }
 
 // asFault turns an error of the broker or the codec into a fault. ok is false for

@@ -23,15 +23,15 @@ const (
 
 // Headers of SUBSCRIBE that ActiveMQ and Artemis have.
 const (
-	headerSelector         = "selector"
-	headerNoLocal          = "no-local"
-	headerPriority         = "x-priority" // RabbitMQ
-	headerWindow           = "consumer-window-size"
-	headerActiveExclusive  = "activemq.exclusive"
-	headerActiveNoLocal    = "activemq.noLocal"
-	headerActivePrefetch   = "activemq.prefetchSize"
-	headerActivePriority   = "activemq.priority"
-	headerActiveRetroative = "activemq.retroactive"
+	headerSelector          = "selector"
+	headerNoLocal           = "no-local"
+	headerPriority          = "x-priority" // RabbitMQ
+	headerWindow            = "consumer-window-size"
+	headerActiveExclusive   = "activemq.exclusive"
+	headerActiveNoLocal     = "activemq.noLocal"
+	headerActivePrefetch    = "activemq.prefetchSize"
+	headerActivePriority    = "activemq.priority"
+	headerActiveRetroactive = "activemq.retroactive"
 )
 
 // durableNames are the headers with the name of a durable subscription, in
@@ -137,7 +137,7 @@ func (r *reader) refuseUnknown() error {
 	if selector, ok := r.dec.Get(headerSelector); ok && len(bytes.TrimSpace(selector)) > 0 {
 		return kindFault(broker.NotImplemented, "selectors are not supported: bind a queue to an exchange of type headers or topic, and subscribe to that")
 	}
-	for _, name := range []string{headerNoLocal, headerActiveNoLocal, headerActiveExclusive, headerActiveRetroative} {
+	for _, name := range []string{headerNoLocal, headerActiveNoLocal, headerActiveExclusive, headerActiveRetroactive} {
 		if r.boolean(name, false) {
 			return kindFault(broker.NotImplemented, name+"=true is not supported")
 		}

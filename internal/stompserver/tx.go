@@ -73,8 +73,8 @@ func (r *reader) beginTransaction() error {
 	}
 	switch {
 	case r.begun[string(name)] != nil:
-		// "the transaction identifier MUST be different for each open one" is what the
-		// specification's BEGIN comes to: which of two would a COMMIT mean?
+		// "Within the same connection, different transactions MUST use different
+		// transaction identifiers." (STOMP 1.2, BEGIN)
 		return faultf(badTransaction, "Transaction identifier in use: %s\n", quoted(name))
 	case len(r.begun) >= transactionsMost:
 		return kindFault(broker.NotAllowed, fmt.Sprintf("a connection may have %d open transactions", transactionsMost))
