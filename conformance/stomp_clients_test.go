@@ -24,6 +24,7 @@ func (p program) against(urls stompURLs) program {
 // with what it saw of RabbitMQ's plugin, except for what is listed in
 // testdata/differences.jsonl, with the reason.
 func TestStompClientsSeeFerryLikeRabbitMQ(t *testing.T) {
+	t.Parallel()
 	for _, p := range stompPrograms {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
@@ -40,6 +41,7 @@ func TestStompClientsSeeFerryLikeRabbitMQ(t *testing.T) {
 // TestStompClientsSeeRabbitMQAsRecorded runs them against the real plugin, so
 // that the recordings are what they say.
 func TestStompClientsSeeRabbitMQAsRecorded(t *testing.T) {
+	t.Parallel()
 	urls := rabbitMQStomp(t)
 	version := serverVersion(t, urls.amqp)
 	for _, p := range stompPrograms {

@@ -178,6 +178,7 @@ func (a amqpSide) ready(n int) {
 // TestHeadersCrossFromStompToAMQP sends with stomp.py every header that means a
 // property, and others, and looks what the Go client for AMQP makes of them.
 func TestHeadersCrossFromStompToAMQP(t *testing.T) {
+	t.Parallel()
 	urls := startStompFerry(t)
 	stomp, other := startStompSide(t, urls), newAMQPSide(t, urls, "crossing")
 	stomp.send("/queue/crossing", "żółw", map[string]string{
@@ -205,6 +206,7 @@ func TestHeadersCrossFromStompToAMQP(t *testing.T) {
 // TestHeadersCrossFromAMQPToStomp publishes a value of every type that AMQP
 // has; STOMP has text alone.
 func TestHeadersCrossFromAMQPToStomp(t *testing.T) {
+	t.Parallel()
 	urls := startStompFerry(t)
 	stomp, other := startStompSide(t, urls), newAMQPSide(t, urls, "crossing")
 	other.publish(amqp.Publishing{
@@ -248,6 +250,7 @@ func TestHeadersCrossFromAMQPToStomp(t *testing.T) {
 
 // TestAcknowledgementsCross settles on one side what the other has sent.
 func TestAcknowledgementsCross(t *testing.T) {
+	t.Parallel()
 	urls := startStompFerry(t)
 	t.Run("STOMP acknowledges", func(t *testing.T) {
 		t.Parallel()
@@ -335,6 +338,7 @@ func TestAcknowledgementsCross(t *testing.T) {
 
 // TestTransactionsCross commits on one side and looks from the other.
 func TestTransactionsCross(t *testing.T) {
+	t.Parallel()
 	urls := startStompFerry(t)
 	stomp, other := startStompSide(t, urls), newAMQPSide(t, urls, "tx")
 
@@ -379,6 +383,7 @@ func TestTransactionsCross(t *testing.T) {
 
 // TestRequestsCross asks on one side and answers on the other.
 func TestRequestsCross(t *testing.T) {
+	t.Parallel()
 	urls := startStompFerry(t)
 	stomp, other := startStompSide(t, urls), newAMQPSide(t, urls, "requests")
 

@@ -93,6 +93,7 @@ func rabbitMQStomp(t *testing.T) stompURLs {
 // what it answers with what RabbitMQ's plugin did when that was recorded, except
 // for what is listed in testdata/differences.jsonl, with the reason.
 func TestFerrySpeaksStompLikeRabbitMQ(t *testing.T) {
+	t.Parallel()
 	want := stompFrames.recording(t)
 	if os.Getenv("FERRY_CONFORMANCE_STOMP_URL") == "" {
 		want = withDifferences(t, stompFrames, want)
@@ -110,6 +111,7 @@ func TestFerrySpeaksStompLikeRabbitMQ(t *testing.T) {
 // TestRabbitMQSpeaksStompAsRecorded plays them to the real plugin, so that the
 // recording is what it says.
 func TestRabbitMQSpeaksStompAsRecorded(t *testing.T) {
+	t.Parallel()
 	urls := rabbitMQStomp(t)
 	version := serverVersion(t, urls.amqp)
 	scenarios := stompScenarios()

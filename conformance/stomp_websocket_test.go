@@ -33,6 +33,7 @@ func handshake(t *testing.T, url, origin string) int {
 // A page of another site must not use what a browser's user may reach (RFC 6455
 // §10.2), but where the operator names the site.
 func TestPagesOfOtherSitesAreRefused(t *testing.T) {
+	t.Parallel()
 	host := func(urls stompURLs) string { return strings.TrimSuffix(strings.TrimPrefix(urls.web, "ws://"), "/ws") }
 	urls := startStompFerry(t)
 	_, port, err := net.SplitHostPort(host(urls))
