@@ -3,6 +3,7 @@ package chaos
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -95,6 +96,8 @@ func build(name string, flags ...string) (string, error) {
 // A setup is how a broker is started.
 type setup struct {
 	dir   string   // of its journal
+	stomp string   // address; then it is spoken at that of AMQP too; "": off
+	http  string   // address of HTTP and of STOMP over WebSocket; "": off
 	flags []string // beside the store and the addresses
 	// watched is whether the binary has the race detector too, if the tests
 	// have it. It is slower and larger, so not where time or memory are judged.
@@ -123,7 +126,10 @@ func launch(t *testing.T, addr string, s setup) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := append([]string{"serve", "--store", "file:" + s.dir, "--amqp", addr, "--stomp", "off", "--http", "off"}, s.flags...)
+	args := append([]string{
+		"serve", "--store", "file:" + s.dir, "--amqp", addr,
+		"--stomp", cmp.Or(s.stomp, "off"), "--http", cmp.Or(s.http, "off"),
+	}, s.flags...)
 	p := &process{t: t, addr: addr, cmd: exec.Command(bin, args...), log: new(logBuffer), ready: make(chan struct{}), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0 exitcode=66")
 	out, err := p.cmd.StdoutPipe()
