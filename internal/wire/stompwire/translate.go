@@ -109,7 +109,8 @@ var propertyNames = [...]string{
 //     a number are ignored.
 //   - expiration is kept as it is: the broker says what is wrong with one. Where
 //     it is absent, expires becomes one, of 1 at least. A timestamp beside an
-//     expires is in milliseconds, as Artemis sends both.
+//     expires is in milliseconds, as Artemis sends both, unless it is so small that
+//     it was in the spring of 1973 then.
 //   - destination, content-length, receipt, transaction, message-id, subscription,
 //     ack and redelivered are left out. RabbitMQ makes headers of the message of
 //     those that it does not know, and a receiver gets the receipt of another's
@@ -247,12 +248,16 @@ func appendPriority(dst, v []byte) ([]byte, *Error) {
 	return append(dst, byte(message.Priority), 1, byte(n)), nil
 }
 
+// leastMilliseconds is the least time that is taken for one in milliseconds: as
+// seconds it is in the year 5138.
+const leastMilliseconds = 1e11
+
 func appendTimestamp(dst, v []byte, inMilliseconds bool) ([]byte, *Error) {
 	n, ok := parseInt(v)
 	if !ok {
 		return nil, fault("header %s is %s: a number of seconds since 1970 is expected", HeaderTimestamp, quote(v))
 	}
-	if inMilliseconds {
+	if inMilliseconds && n >= leastMilliseconds {
 		n = time.UnixMilli(n).Unix()
 	}
 	return binary.BigEndian.AppendUint64(append(dst, byte(message.Timestamp), 8), uint64(n)), nil

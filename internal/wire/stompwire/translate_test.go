@@ -134,6 +134,10 @@ func TestSingleHeadersOfSend(t *testing.T) {
 			headers: []string{"expires", "0", "timestamp", "1700000005999"},
 			want:    map[string]string{"timestamp": "\x00\x00\x00\x00\x65\x53\xf1\x05"},
 		},
+		{
+			headers: []string{"expires", "0", "timestamp", "17"},
+			want:    map[string]string{"timestamp": "\x00\x00\x00\x00\x00\x00\x00\x11"},
+		},
 		{headers: []string{"x-ferry-attempt", "2"}, want: map[string]string{".x-ferry-attempt": "I 2"}},
 		{headers: []string{"x-ferry-attempt", "two"}, want: map[string]string{".x-ferry-attempt": "S two"}},
 		{headers: []string{"x-ferry-attempt", "2147483648"}, want: map[string]string{".x-ferry-attempt": "S 2147483648"}},
