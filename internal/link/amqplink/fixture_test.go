@@ -77,7 +77,7 @@ func checkGoroutines(t testing.TB) {
 	t.Helper()
 	buf := make([]byte, 1<<20)
 	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		for _, of := range []string{"amqplink.(*conn).read", "amqplink.(*writer).run", "amqplink.(*conn).pulse"} {
+		for _, of := range []string{"amqplink.(*conn).read", "amqplink.(*writer).run", "transport.(*Pulse).Run"} {
 			if strings.Contains(g, of) {
 				t.Errorf("a goroutine is left:\n%s", g)
 			}

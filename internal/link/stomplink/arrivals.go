@@ -89,7 +89,7 @@ func (s *session) readHeaders(d *link.Delivery) {
 		case stompwire.HeaderRedelivered:
 			d.Redelivered = string(v) == "true"
 		case stompwire.HeaderPersistent:
-			m.Transient = string(v) != "true"
+			m.Transient = m.Transient && string(v) != "true"
 		case link.HeaderID:
 			if m.ID == "" {
 				m.ID = string(v)
@@ -109,6 +109,7 @@ func (s *session) readHeaders(d *link.Delivery) {
 		}
 	}
 	t.set(m, s.conn.dialect)
+	m.ReplyTo = replyName(m.ReplyTo)
 	if s.conn.dialect.hasDuplicateIDs() && m.ID != "" {
 		if text, ok := m.Headers[headerDuplicateID].(string); ok && text == m.ID { // it came before the other
 			delete(m.Headers, headerDuplicateID)
@@ -142,8 +143,20 @@ func user(m *link.Message, name, v []byte) {
 
 // times are those of a message, as its headers have them.
 type times struct {
-	expiration, expires, timestamp, second int64
-	has                                    struct{ expiration, expires, timestamp, second bool }
+	expiration, expires, timestamp, second moment
+}
+
+// A moment is a header that holds a number, 0 if it is none.
+type moment struct {
+	n     int64
+	there bool
+}
+
+func (m *moment) read(v []byte) {
+	if !m.there {
+		m.n, _ = number(v)
+		m.there = true
+	}
 }
 
 // property reads a header that is a property of the message, and tells whether it
@@ -151,34 +164,34 @@ type times struct {
 func (a *arrivals) property(m *link.Message, name, v []byte, t *times) bool {
 	switch string(name) {
 	case stompwire.HeaderContentType:
-		m.ContentType = a.contentType.Of(v)
+		set(&m.ContentType, &a.contentType, v)
 	case stompwire.HeaderContentEncoding:
-		m.ContentEncoding = a.encoding.Of(v)
+		set(&m.ContentEncoding, &a.encoding, v)
 	case stompwire.HeaderPriority:
-		if n, ok := number(v); ok {
+		if n, ok := number(v); ok && m.Priority == 0 {
 			m.Priority = uint8(min(n, math.MaxUint8))
 		}
 	case stompwire.HeaderCorrelationID:
-		m.CorrelationID = string(v)
+		setNew(&m.CorrelationID, v)
 	case stompwire.HeaderReplyTo:
-		m.ReplyTo = replyName(a.replyTo.Of(v))
+		set(&m.ReplyTo, &a.replyTo, v)
 	case stompwire.HeaderAMQPMessageID:
-		m.MessageID = string(v)
+		setNew(&m.MessageID, v)
 	case stompwire.HeaderType:
-		m.Type = a.typ.Of(v)
+		set(&m.Type, &a.typ, v)
 	case stompwire.HeaderUserID:
-		m.UserID = a.user.Of(v)
+		set(&m.UserID, &a.user, v)
 	case stompwire.HeaderAppID:
-		m.AppID = a.origin.Of(v)
+		set(&m.AppID, &a.origin, v)
 	case stompwire.HeaderExpiration:
-		t.expiration, t.has.expiration = number(v)
+		t.expiration.read(v)
 	case stompwire.HeaderExpires:
-		t.expires, t.has.expires = number(v)
+		t.expires.read(v)
 	case stompwire.HeaderTimestamp:
-		if t.has.timestamp {
-			t.second, t.has.second = number(v)
+		if t.timestamp.there {
+			t.second.read(v)
 		} else {
-			t.timestamp, t.has.timestamp = number(v)
+			t.timestamp.read(v)
 		}
 	default:
 		return false
@@ -186,21 +199,35 @@ func (a *arrivals) property(m *link.Message, name, v []byte, t *times) bool {
 	return true
 }
 
+// set sets a text that is likely to be the last message's, too, and setNew one that
+// is not.
+func set(to *string, last *transport.Last, v []byte) {
+	if *to == "" {
+		*to = last.Of(v)
+	}
+}
+
+func setNew(to *string, v []byte) {
+	if *to == "" {
+		*to = string(v)
+	}
+}
+
 // set notes when a message was made and how long it is of use. Artemis and ActiveMQ
 // write when they got it, in milliseconds, and then what the sender wrote; and until
 // when it is of use, 0 for ever.
 func (t *times) set(m *link.Message, d dialect) {
-	switch {
-	case !d.hasDuplicateIDs() && t.has.timestamp:
-		m.Timestamp = time.Unix(t.timestamp, 0).UTC()
-	case d.hasDuplicateIDs() && t.has.second:
-		m.Timestamp = time.Unix(t.second, 0).UTC()
-	case d.hasDuplicateIDs() && t.has.timestamp:
-		m.Timestamp = time.UnixMilli(t.timestamp).UTC()
+	switch own := d.hasDuplicateIDs(); {
+	case !own && t.timestamp.n > 0:
+		m.Timestamp = time.Unix(t.timestamp.n, 0).UTC()
+	case own && t.second.n > 0:
+		m.Timestamp = time.Unix(t.second.n, 0).UTC()
+	case own && t.timestamp.n > 0:
+		m.Timestamp = time.UnixMilli(t.timestamp.n).UTC()
 	}
-	ms := t.expiration
-	if d.hasDuplicateIDs() && t.has.expires && t.has.timestamp && t.expires > t.timestamp {
-		ms = t.expires - t.timestamp
+	ms := t.expiration.n
+	if d.hasDuplicateIDs() && t.timestamp.there && t.expires.n > t.timestamp.n {
+		ms = t.expires.n - t.timestamp.n
 	}
 	if ms > 0 {
 		m.Expiration = time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
@@ -224,6 +251,9 @@ func number(v []byte) (n int64, ok bool) {
 // replyName is the name of the queue that a reply-to means, as an AMQP client has
 // it.
 func replyName(text string) string {
+	if text == "" || text[0] != '/' {
+		return text
+	}
 	for _, prefix := range []string{"/reply-queue/", "/amq/queue/", "/queue/"} {
 		if name, ok := strings.CutPrefix(text, prefix); ok && name != "" {
 			if to, err := stompwire.ParseDestination(text); err == nil && to.Kind != stompwire.ReplyQueue {

@@ -41,8 +41,11 @@ func (h *handshake) run() *link.Error {
 		if err := h.connected(); err != nil {
 			return err
 		}
-		_, err := h.body()
-		return err
+		if _, err := h.body(); err != nil {
+			return err
+		}
+		h.found.decoder.Version = h.version
+		return nil
 	default:
 		return violation(fmt.Sprintf("%s: got %s", h.doing, d.Command))
 	}

@@ -42,7 +42,7 @@ func (s *session) frames() *link.Error {
 			if err != nil {
 				return err
 			}
-			if !whole {
+			if !whole || a.decoder.Command == stompwire.Err { // behind which nothing counts
 				return nil
 			}
 			continue
