@@ -15,6 +15,8 @@
 // marked so. Every user may log in. Transactions, limits, expiry and
 // dead-lettering do not exist.
 //
+// A smaller one speaks STOMP, see Stomp.
+//
 // With Options.Network it listens on a network within the process, and works in
 // a testing/synctest bubble.
 package faultbroker

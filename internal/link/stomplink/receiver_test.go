@@ -305,8 +305,8 @@ func TestCancelWaitsForTheSink(t *testing.T) {
 		go func() { cancelled <- r.Cancel(t.Context()) }()
 		synctest.Wait()
 		select {
-		case <-cancelled:
-			t.Error("cancelled while something is delivered")
+		case err := <-cancelled:
+			t.Errorf("cancelled while something is delivered: %v", err)
 		default:
 		}
 		close(in.hold)
