@@ -6,8 +6,6 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"sync"
-
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // The body of a numbered message: publisher (4 bytes), number (8), CRC-32 of
@@ -149,13 +147,13 @@ func (l *ledger) confirm(publisher int, seq uint64) {
 // received notes a delivery. last is, for the consumer's session, the last
 // number of each publisher that came without the mark redelivered: these come in
 // order, whatever the other consumers of the queue get.
-func (l *ledger) received(queue string, d *amqp.Delivery, last map[int]uint64) (publisher int, seq uint64) {
+func (l *ledger) received(queue string, body []byte, redelivered bool, last map[int]uint64) (publisher int, seq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	publisher, seq, ok := parseBody(d.Body)
+	publisher, seq, ok := parseBody(body)
 	if !ok {
 		l.damaged++
-		l.faultLocked("%s: a damaged message of %d bytes", queue, len(d.Body))
+		l.faultLocked("%s: a damaged message of %d bytes", queue, len(body))
 		return -1, 0
 	}
 	of := l.queues[queue].of[publisher]
@@ -166,7 +164,7 @@ func (l *ledger) received(queue string, d *amqp.Delivery, last map[int]uint64) (
 	}
 	sends := l.pubs[publisher].sends[seq]
 	a := &of.seqs[seq]
-	if d.Redelivered {
+	if redelivered {
 		l.redelivered++
 	} else {
 		a.fresh = min(a.fresh, 254) + 1

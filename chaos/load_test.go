@@ -437,7 +437,7 @@ func (c *consumer) session(l *load, conn *client) error {
 				return nil
 			}
 			tag = d.DeliveryTag
-			publisher, seq := l.received(c.queue, &d, last)
+			publisher, seq := l.received(c.queue, d.Body, d.Redelivered, last)
 			switch {
 			case c.settle == ackEach:
 				err = d.Ack(false)
