@@ -5,6 +5,7 @@ import (
 	"container/list"
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -209,20 +210,32 @@ func (ws *windows) list() []*window {
 }
 
 // lockMany locks the windows of a transaction's messages, in the order of their
-// addresses, and returns them. A message whose window was forgotten just now has
-// no id any more.
+// addresses, and returns them. Each address is found once, for it may be forgotten
+// and found again meanwhile: that would be two windows, whose order is not defined.
+// A message whose window was forgotten just now has no id any more.
 func (ws *windows) lockMany(items []pubItem) []*window {
-	var list []*window
+	var by map[address]*window
 	for i := range items {
-		if ext := items[i].ext; ext != nil {
-			ext.window = ws.find([]byte(ext.window.exchange), []byte(ext.window.key))
-			list = append(list, ext.window)
+		ext := items[i].ext
+		if ext == nil {
+			continue
 		}
+		now := by[ext.window.address]
+		if now == nil {
+			if by == nil {
+				by = map[address]*window{}
+			}
+			now = ws.find([]byte(ext.window.exchange), []byte(ext.window.key))
+			by[now.address] = now
+		}
+		ext.window = now
 	}
-	slices.SortFunc(list, func(x, y *window) int {
+	if by == nil {
+		return nil
+	}
+	list := slices.SortedFunc(maps.Values(by), func(x, y *window) int {
 		return cmp.Or(strings.Compare(x.exchange, y.exchange), strings.Compare(x.key, y.key))
 	})
-	list = slices.Compact(list)
 	for _, w := range list {
 		w.mu.Lock()
 	}

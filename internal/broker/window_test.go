@@ -319,6 +319,27 @@ func TestForgottenWindowIsFoundAgain(t *testing.T) {
 	c.v.windows.sound(t)
 }
 
+// A transaction of more addresses than are remembered forgets some of its own, and
+// finds them again.
+func TestTransactionOfTooManyAddresses(t *testing.T) {
+	_, c := idWorld(t, limits(10, 100, 2))
+	defer c.Close()
+	c.must(c.BindQueue("a", "amq.fanout", "", nil))
+	tx := c.begin(4)
+	const rounds, messages = 20, 200
+	for round := range rounds {
+		for i := range messages {
+			c.must(tx.Publish(&Publish{
+				Exchange: []byte("amq.fanout"), Key: []byte{byte('a' + i*i%7%3)}, Persistent: true,
+				Properties: duplicate(fmt.Sprint(round, i)), Body: []byte("m"),
+			}))
+		}
+		c.must(tx.TxCommit())
+	}
+	c.ready("a", rounds*messages)
+	c.v.windows.sound(t)
+}
+
 func TestTransientDuplicatesCountUntilARestart(t *testing.T) {
 	w, c := idWorld(t)
 	c.queue("memory", false)
