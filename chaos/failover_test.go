@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -95,6 +96,7 @@ func TestClientOnFerry(t *testing.T) {
 // A broker is one that can be killed and started again at its address.
 type broker struct {
 	name, url string
+	amqp      string // URL for ferry move where url is none that it takes; "": url
 	kill, up  func()
 }
 
@@ -117,12 +119,13 @@ func ferryBroker(t *testing.T, name string) *broker {
 func rabbitBroker(t *testing.T) *broker {
 	t.Helper()
 	r := startRabbit(t)
-	kill := func() {
-		t.Helper()
-		r.ctl("eval", "mnesia:dump_log().")
-		r.kill()
-	}
-	return &broker{name: "RabbitMQ", url: r.url, kill: kill, up: r.up}
+	return &broker{name: "RabbitMQ", url: r.url, kill: r.killWritten, up: r.up}
+}
+
+func (r *rabbit) killWritten() {
+	r.t.Helper()
+	r.ctl("eval", "mnesia:dump_log().")
+	r.kill()
 }
 
 // The first of two brokers is killed, and comes back: the clients go on with the
@@ -179,7 +182,7 @@ func failoverAndBack(t *testing.T, fault string, first, second *broker, rate int
 	time.Sleep(calm)
 	run.interrupt()
 	// Under the ids that they have: the consumer knows those that it has had.
-	move := runFerry(t, here, nil, "move", "--from", second.url, "--to", first.url, "-q", queue, "--keep-ids", "--timeout", "1s")
+	move := runFerry(t, here, nil, "move", "--from", cmp.Or(second.amqp, second.url), "--to", cmp.Or(first.amqp, first.url), "-q", queue, "--keep-ids", "--timeout", "1s")
 	if move.end(endLimit) && move.err != nil {
 		t.Errorf("ferry move: %v\n%s", move.err, move.stderr)
 	}

@@ -23,18 +23,25 @@ const (
 // A rabbit is a single RabbitMQ node on loopback. Its methods are for the test's
 // goroutine.
 type rabbit struct {
-	t    *testing.T
-	dir  string
-	addr string
-	url  string
-	pid  int
+	t     *testing.T
+	dir   string
+	addr  string
+	url   string
+	stomp string // address; "": its plugin is not enabled
+	pid   int
 }
 
 // startRabbit starts a node that ends with the test.
 func startRabbit(t *testing.T) *rabbit {
 	t.Helper()
+	return startRabbitSTOMP(t, "")
+}
+
+// startRabbitSTOMP starts one that serves STOMP too, at an address.
+func startRabbitSTOMP(t *testing.T, stomp string) *rabbit {
+	t.Helper()
 	addr := freeAddress(t)
-	r := &rabbit{t: t, dir: filepath.Join(t.TempDir(), "rabbit"), addr: addr, url: "amqp://guest:guest@" + addr + "/"}
+	r := &rabbit{t: t, dir: filepath.Join(t.TempDir(), "rabbit"), addr: addr, url: url(addr), stomp: stomp}
 	t.Cleanup(func() {
 		if t.Failed() {
 			if text, err := os.ReadFile(filepath.Join(r.dir, "log", "node.log")); err == nil {
@@ -71,7 +78,11 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 func (r *rabbit) up() {
 	r.t.Helper()
 	_, port, _ := strings.Cut(r.addr, ":")
-	out, err := r.script(r.t.Context(), "start", "--port", port, "--while", strconv.Itoa(os.Getpid()))
+	args := []string{"--port", port, "--while", strconv.Itoa(os.Getpid())}
+	if _, port, ok := strings.Cut(r.stomp, ":"); ok {
+		args = append(args, "--stomp-port", port)
+	}
+	out, err := r.script(r.t.Context(), "start", args...)
 	if exitCode(err) == rabbitMissing {
 		missing(r.t, "RabbitMQ (scripts/setup): %v", err)
 	}
@@ -94,6 +105,12 @@ func (r *rabbit) kill() {
 	if err := syscall.Kill(r.pid, syscall.SIGKILL); err != nil {
 		r.t.Fatalf("kill RabbitMQ: %v", err)
 	}
+	r.stop()
+}
+
+// stop asks the node to end, and ends what belongs to it.
+func (r *rabbit) stop() {
+	r.t.Helper()
 	if _, err := r.script(r.t.Context(), "stop"); err != nil { // its epmd, and what tells of it
 		r.t.Fatal(err)
 	}
