@@ -13,16 +13,18 @@
 //     answered when it was recorded. The scenarios are in stomp_scenarios_*.go.
 //   - stomp_clients_test.go does so with programs of stomp.py and of stompjs,
 //     over TCP and over WebSocket.
+//   - stomp_artemis_test.go does so with what clients of ActiveMQ Artemis say,
+//     and with Artemis.
 //   - stomp_crossing_test.go has stomp.py on one side of Ferry's queues and
 //     RabbitMQ's Go client on the other; stomp_websocket_test.go asks as pages
 //     of other sites do.
 //
 // testdata/differences.jsonl lists where Ferry is meant to answer otherwise
-// than RabbitMQ, with the reason.
+// than RabbitMQ and Artemis, with the reason.
 //
-// A real component that is missing (RabbitMQ, pika, amqplib, stomp.py, stompjs) is named by the
-// test that is skipped for it, and with CI=true it is a failure. `make setup`
-// installs what can be installed.
+// A real component that is missing (RabbitMQ, Artemis, or a client's library) is
+// named by the test that is skipped for it, and with CI=true it is a failure.
+// `make setup` installs what can be installed.
 //
 // With FERRY_CONFORMANCE_URL=amqp://… everything is run against the broker that
 // is there instead of Ferry: against a real RabbitMQ, it tests the tests. For

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -57,16 +58,21 @@ type stompPeer struct {
 	held     []stompFrame
 	escapes  *strings.Replacer
 	receipts int
+	user     *url.Userinfo
 }
 
-func dialStomp(t *testing.T, addr string) *stompPeer {
+func dialStomp(t *testing.T, to string) *stompPeer {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", addr, stompPatience)
+	u, err := url.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.DialTimeout("tcp", u.Host, stompPatience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return &stompPeer{t: t, conn: conn, r: bufio.NewReader(conn), escapes: stompEscapes}
+	return &stompPeer{t: t, conn: conn, r: bufio.NewReader(conn), escapes: stompEscapes, user: u.User}
 }
 
 // write sends bytes as they are. A server that has ended the connection has said
@@ -85,7 +91,9 @@ func (p *stompPeer) send(frame string) {
 // login is a CONNECT that must succeed.
 func (p *stompPeer) login(version string, headers ...string) stompFrame {
 	p.t.Helper()
-	p.send(strings.Join(append([]string{"CONNECT", "accept-version:" + version, "host:/", "login:guest", "passcode:guest"}, headers...), "\n"))
+	password, _ := p.user.Password()
+	lines := []string{"CONNECT", "accept-version:" + version, "host:/", "login:" + p.user.Username(), "passcode:" + password}
+	p.send(strings.Join(append(lines, headers...), "\n"))
 	f, err := p.read(stompPatience)
 	if err != nil || f.command != "CONNECTED" {
 		p.t.Fatalf("CONNECT was answered with %v, %v", f, err)

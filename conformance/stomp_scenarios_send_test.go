@@ -331,6 +331,14 @@ var stompSendScenarios = []scenario{
 		a.send("COMMIT\ntransaction:t")
 		a.expect(1)
 	}},
+	{"transaction_receipts_at_abort", func(s *stage) {
+		a := s.connect("a")
+		a.do("BEGIN\ntransaction:t")
+		a.send("SEND\ndestination:/queue/$q\ntransaction:t\nreceipt:sent\n\none")
+		a.send("ABORT\ntransaction:t\nreceipt:aborted")
+		a.expect(1)
+		a.quiet()
+	}},
 	{"transaction_with_ack", func(s *stage) {
 		fill(s, "$q", "one")
 		a := s.connect("a")
