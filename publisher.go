@@ -41,12 +41,14 @@ type PublisherOptions struct {
 	NoConfirm bool
 
 	// DropUnroutable has the broker confirm and drop messages that no queue
-	// takes. Without it they are refused with ErrUnroutable.
+	// takes. Without it they are refused with ErrUnroutable. STOMP has no way to
+	// ask for that: Ferry refuses messages for a queue that is not there all the
+	// same, Artemis makes the queue, RabbitMQ confirms and drops them.
 	DropUnroutable bool
 }
 
 // Publisher sends messages, over whichever connection there is, on a channel of
-// its own: what the broker says against one of its messages concerns no other
+// its own, or, over STOMP, a connection of its own: what the broker says against one of its messages concerns no other
 // publisher. Messages of one publisher arrive in the order of their Submit calls,
 // but for what is sent again after an unknown outcome.
 type Publisher struct {

@@ -11,7 +11,7 @@ import (
 )
 
 // A requester sends requests and gets their replies, over RabbitMQ's direct
-// reply-to: no queue is made.
+// reply-to: no queue is made. Over STOMP the link has another way for it.
 type requester struct {
 	publisher *Publisher
 
@@ -41,6 +41,11 @@ type reply struct {
 // back. When it is lost before, the request is sent again. Request waits until
 // ctx ends; ErrNotSent then says that the request never left, and it is not sent
 // later either.
+//
+// Over STOMP the reply comes back to the connection that the client's requests are
+// sent on: a request that the broker refuses ends it, and with it the way back of
+// others. Where nobody serves the key RabbitMQ says nothing, and Artemis keeps the
+// request for who may.
 func (c *Client) Request(ctx context.Context, m Message) (*Message, error) {
 	r, err := c.requester()
 	if err != nil {

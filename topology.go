@@ -329,8 +329,13 @@ func describe(item link.Item) string {
 // is lost meanwhile it goes on with the next, until ctx ends. What the broker
 // refuses (ErrPrecondition where something of that name is different,
 // ErrAccessRefused, ErrNotFound, ErrLocked where another connection has it after
-// two seconds still) is returned, all of it joined, and nothing of t is kept then;
-// what else it has is declared all the same.
+// two seconds still, ErrNotAllowed what the broker or its protocol cannot do) is
+// returned, all of it joined, and nothing of t is kept then; what else it has is
+// declared all the same.
+//
+// Over STOMP queues can be declared, but not exclusive ones, and with RabbitMQ and
+// Ferry those arguments that their STOMP knows: of dead letters, expiry, length,
+// priority and kind. Artemis makes queues by itself, as its address settings say.
 func (c *Client) Declare(ctx context.Context, t Topology) error {
 	if err := t.check(); err != nil {
 		return err

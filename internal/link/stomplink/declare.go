@@ -27,7 +27,7 @@ func (c *conn) Declare(ctx context.Context, items []link.Item) []link.Result {
 	for i, item := range items {
 		q, ok := item.(link.Queue)
 		if !ok {
-			results[i].Err = notAllowed(fmt.Sprintf("STOMP has no way to do this (%T): it needs an amqp:// URL", item))
+			results[i].Err = notAllowed("STOMP has no way to " + deed(item) + ": it needs an amqp:// URL")
 			continue
 		}
 		if frames[i], results[i].Err = c.declaration(q); results[i].Err == nil {
@@ -75,6 +75,25 @@ func (c *conn) Declare(ctx context.Context, items []link.Item) []link.Result {
 		todo = todo[1:]
 	}
 	return results
+}
+
+// deed is what an item asks for.
+func deed(item link.Item) string {
+	switch item.(type) {
+	case link.Exchange:
+		return "declare an exchange"
+	case link.Binding:
+		return "bind"
+	case link.Unbinding:
+		return "remove a binding"
+	case link.QueueDelete:
+		return "delete a queue"
+	case link.ExchangeDelete:
+		return "delete an exchange"
+	case link.QueuePurge:
+		return "purge a queue"
+	}
+	return fmt.Sprintf("do %T", item)
 }
 
 // pardon is err, but for what says that a queue is there and different, where it is

@@ -1,6 +1,7 @@
 package stomplink
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/ferrymq/ferry/internal/link"
@@ -61,6 +62,14 @@ func isReplyName(message string) bool { return replyCodes[message] != 0 }
 func (r *report) kind() (code int, kind link.Kind) {
 	if code := replyCodes[r.message]; code != 0 {
 		return int(code), reply.Kind(code, r.body)
+	}
+	// RabbitMQ, of a channel or a connection that ended behind its plugin: "Reason:
+	// {shutdown,{connection_closing,{server_initiated_close,320,<<"bye">>}}}".
+	if _, rest, ok := strings.Cut(r.body, "server_initiated_close,"); ok {
+		digits, words, _ := strings.Cut(rest, ",")
+		if code, err := strconv.ParseUint(digits, 10, 16); err == nil {
+			return int(code), reply.Kind(uint16(code), words)
+		}
 	}
 	said := strings.ToLower(r.message + "\n" + r.body)
 	for _, s := range sayings {

@@ -13,15 +13,20 @@ import (
 
 // record is what a source or a sink was told, in words.
 type record struct {
-	mu    sync.Mutex
-	calls []string
-	err   error // of Closed
+	mu      sync.Mutex
+	calls   []string
+	err     error         // of Closed
+	changed chan struct{} // closed with the next call, if not nil
 }
 
 func (r *record) note(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.calls = append(r.calls, fmt.Sprintf(format, args...))
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
 }
 
 // Closed is that of both.

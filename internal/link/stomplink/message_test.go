@@ -193,6 +193,8 @@ func TestReportsAreClassified(t *testing.T) {
 		{"resource_locked", "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q'", link.Locked},
 		{"access_refused", "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'ada'", link.AccessRefused},
 		{"connection_forced", "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", link.Forced},
+		{"AMQP channel died", "Reason: {shutdown,{connection_closing,{server_initiated_close,320,<<\"bye\">>}}}", link.Forced},
+		{"AMQP channel died", "Reason: {shutdown,{server_initiated_close,404,<<\"NOT_FOUND - no queue\">>}}", link.NotFound},
 		{"Bad CONNECT", "Access refused for user 'guest'\n", link.AccessRefused},
 		{"Subscription not found", "Message with id \"x\" has no subscription", link.Unavailable},
 		{"Server cancelled subscription", "The server has canceled a subscription.", link.Unavailable},
@@ -250,4 +252,19 @@ func FuzzPeer(f *testing.F) {
 			}
 		})
 	})
+}
+
+func TestSendingDoesNotAllocate(t *testing.T) {
+	s := &sender{confirm: true, session: &session{version: stompwire.V12, conn: &conn{dialect: artemis}}}
+	var e encoder
+	o := link.Outgoing{Message: &link.Message{Key: "q", ContentType: "text/plain", Headers: map[string]any{"b": "1", "a": "2"}}, Producer: "p", Attempt: 2}
+	dst := make([]byte, 0, 1<<10)
+	if n := testing.AllocsPerRun(100, func() {
+		o.Seq++
+		if _, err := e.appendHead(dst, s, &o, o.Seq); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations for each message", n)
+	}
 }
