@@ -10,6 +10,10 @@ import (
 // bytes.
 const keep = 4 << 10
 
+// keepMost is how much of it is kept at all, bytes: nobody knows whether a next one
+// comes.
+const keepMost = 64 << 10
+
 // ahead is how much room is made for a frame before it comes, at most, bytes.
 const ahead = 1 << 20
 
@@ -51,7 +55,9 @@ func (c *cutter) next(in []byte) (message, rest []byte) {
 		return nil, in[take:]
 	}
 	message = c.frame[:n]
-	c.frame = c.frame[:0]
+	if c.frame = c.frame[:0]; cap(c.frame) > keepMost {
+		c.frame = nil
+	}
 	return message, in[n-before:]
 }
 

@@ -66,6 +66,9 @@ func TestCutterGivesRoomBack(t *testing.T) {
 	if m, _ := c.next([]byte(frame[100:])); string(m) != frame {
 		t.Fatal("not the frame")
 	}
+	if cap(c.frame) > keepMost {
+		t.Errorf("%d bytes are kept while nothing comes", cap(c.frame))
+	}
 	c.next([]byte("A\n\n"))
 	if cap(c.frame) > keep {
 		t.Errorf("%d bytes are kept", cap(c.frame))

@@ -2,7 +2,9 @@ package stompws
 
 import (
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -49,7 +51,7 @@ func (o Origins) check(r *http.Request) error {
 	origin := strings.ToLower(values[0])
 	if len(values) == 1 {
 		u, err := url.Parse(origin)
-		if err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
+		if err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) && !mayBeRebound(u.Hostname(), r) {
 			return nil
 		}
 		for _, known := range o.list {
@@ -59,4 +61,17 @@ func (o Origins) check(r *http.Request) error {
 		}
 	}
 	return fmt.Errorf("pages of %q may not connect to %q; ferry serve --ws-origins lets them", capped(values[0]), capped(r.Host))
+}
+
+// mayBeRebound tells whether a page that comes from the host that it connects to may
+// all the same be from elsewhere: who serves a page can let its name point to this
+// machine afterwards, whose programs guest may be. There only addresses and localhost
+// are names that nobody else can give away.
+func mayBeRebound(host string, r *http.Request) bool {
+	peer, ok := remoteAddr(r).(*net.TCPAddr)
+	if !ok || !peer.IP.IsLoopback() {
+		return false
+	}
+	_, err := netip.ParseAddr(host)
+	return err != nil && host != "localhost" && !strings.HasSuffix(host, ".localhost")
 }

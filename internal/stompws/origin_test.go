@@ -50,6 +50,34 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
+// A page whose host's name was made to point to this machine is not of this machine.
+func TestOriginsOfReboundNames(t *testing.T) {
+	for _, row := range []struct {
+		list, host, peer string
+		ok               bool
+	}{
+		{"", "evil.example:15672", "127.0.0.1:999", false},
+		{"", "evil.example:15672", "[::1]:999", false},
+		{"", "localhost.evil.example:15672", "127.0.0.1:999", false},
+		{"", "evil.example:15672", "192.0.2.1:999", true}, // guest is not let in from there
+		{"", "localhost:15672", "127.0.0.1:999", true},
+		{"", "LocalHost:15672", "[::1]:999", true},
+		{"", "app.localhost:15672", "127.0.0.1:999", true},
+		{"", "127.0.0.1:15672", "127.0.0.1:999", true},
+		{"", "[::1]:15672", "[::1]:999", true},
+		{"http://app.example:15672", "app.example:15672", "127.0.0.1:999", true},
+	} {
+		o, err := ParseOrigins(row.list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &http.Request{Host: row.host, RemoteAddr: row.peer, Header: http.Header{"Origin": {"http://" + row.host}}}
+		if err := o.check(r); (err == nil) != row.ok {
+			t.Errorf("%q from %s with %q: %v", row.host, row.peer, row.list, err)
+		}
+	}
+}
+
 func TestWhatIsNoOrigin(t *testing.T) {
 	for _, list := range []string{"b.example", "https://", "https://b.example/path", "ftp://b.example", "https://u@b.example", "https://b.example,,", "https://b.example?x", "%zz"} {
 		if _, err := ParseOrigins(list); err == nil || !strings.Contains(err.Error(), "is not an origin; write") {
