@@ -132,8 +132,13 @@ func (c *Consumer) resume() {
 func (ch *Channel) Consume(spec ConsumeSpec) (*Consumer, error) {
 	s := ch.s
 	s.Flush()
-	if old := ch.consumers[spec.Tag]; old != nil && !old.ended() {
-		return nil, errorf(NotAllowed, "attempt to reuse consumer tag '%s'", spec.Tag)
+	if old := ch.consumers[spec.Tag]; old != nil {
+		if !old.ended() {
+			return nil, errorf(NotAllowed, "attempt to reuse consumer tag '%s'", spec.Tag)
+		}
+		s.mu.Lock()
+		ch.forgetLocked(old)
+		s.mu.Unlock()
 	}
 	c := &Consumer{tag: spec.Tag, ch: ch, noAck: spec.NoAck, exclusive: spec.Exclusive, prefetch: ch.prefetch}
 	if spec.Queue == ReplyTo {

@@ -86,6 +86,35 @@ func TestEndedConsumersLeaveNothing(t *testing.T) {
 	}
 }
 
+// Nor of consumers that end with their queues, whose tags are used again.
+func TestConsumersOfDeletedQueuesLeaveNothing(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	defer c.Close()
+	c.queue("full", false)
+	c.backlog("full", 3*outboxLimit>>10, 1<<10)
+	c.on(c.OpenChannel(2), "full")
+	shared := c.OpenChannel(3)
+	shared.Qos(1, true)
+	if found, err := shared.Get("full", false); err != nil || !found {
+		t.Fatal(found, err)
+	}
+	for range 100 {
+		c.queue("q", false)
+		c.backlog("q", 1, 10)
+		c.on(c.ch, "q")
+		c.on(shared, "q")
+		if _, err := c.DeleteQueue("q", false, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.stalled) > 3 || len(shared.parked) > 1 {
+		t.Errorf("%d consumers wait for the connection to be read, %d for the channel", len(c.stalled), len(shared.parked))
+	}
+}
+
 // A shared limit of a channel parks its consumers, and forgets those that end.
 func TestEndedConsumersOfAFullChannel(t *testing.T) {
 	w := newWorld(t)
