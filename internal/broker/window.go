@@ -40,6 +40,8 @@ const (
 	windowIDs   = 20000   // ids of an address: Artemis's default id-cache-size
 	windowsIDs  = 1 << 20 // of all addresses of a virtual host
 	windowsMost = 65536   // addresses of a virtual host
+
+	trimLook = 1024 // windows that are looked at for one that has a share of all ids
 )
 
 // dupID stands for an id: half of its SHA-256. Nobody can make up a second id for
@@ -107,8 +109,29 @@ func (w *window) clearLocked() {
 	w.ids, w.ring, w.next = nil, nil, 0
 }
 
-// windows are those of a virtual host. To forget one is safe: a message whose id
-// is not known is stored. The least recently used is forgotten first.
+// halveLocked forgets the older half of the ids.
+func (w *window) halveLocked() {
+	keep := w.newestLocked(len(w.ring) / 2)
+	ids := make(map[dupID]idState, len(keep))
+	for _, id := range keep {
+		ids[id] = w.ids[id]
+	}
+	w.of.count.Add(int64(len(keep) - len(w.ring)))
+	w.ids, w.ring, w.next = ids, keep, 0
+}
+
+// newestLocked lists the last n ids, the oldest of them first.
+func (w *window) newestLocked(n int) []dupID {
+	list := make([]dupID, 0, n)
+	for i := len(w.ring) - n; i < len(w.ring); i++ {
+		list = append(list, w.ring[(w.next+i)%len(w.ring)])
+	}
+	return list
+}
+
+// windows are those of a virtual host. To forget ids is safe: a message whose id is
+// not known is stored. Where there are too many addresses, the least recently used
+// is forgotten; where there are too many ids, see trim.
 type windows struct {
 	vhost string
 	most  windowLimits
@@ -186,16 +209,44 @@ func (ws *windows) forgetLocked() bool {
 	return false
 }
 
-// trim forgets windows until not too many ids are left. No window is locked by
-// the caller, who might wait for it to be forgotten.
+// trim forgets ids until not too many are left. No window is locked by the caller,
+// who might wait for it.
 func (ws *windows) trim() {
 	if ws.count.Load() <= int64(ws.most.all) {
 		return
 	}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	for ws.count.Load() > int64(ws.most.all) && ws.forgetLocked() {
+	for ws.count.Load() > int64(ws.most.all) && (ws.halveLocked() || ws.forgetLocked()) {
 	}
+}
+
+// halveLocked halves the least recently used window that has its share of all ids
+// or more, and tells whether it found one. To forget the least recently used as a
+// whole would, where more addresses are in steady use than there are ids for, take
+// from each in turn even its last ids, whose messages may yet be sent again.
+func (ws *windows) halveLocked() bool {
+	share := max(int(ws.count.Load())/len(ws.by), 1)
+	e := ws.order.Front()
+	for range trimLook {
+		if e == nil {
+			break
+		}
+		w := e.Value.(*window)
+		e = e.Next()
+		if !w.mu.TryLock() {
+			continue
+		}
+		large := len(w.ring) >= share
+		if large {
+			w.halveLocked()
+		}
+		w.mu.Unlock()
+		if large {
+			return true
+		}
+	}
+	return false
 }
 
 // list returns all, the least recently used first.
@@ -362,8 +413,8 @@ func (r *reader) ids() (whole bool, ids []byte) {
 // describe.
 func (w *window) recordLocked() []byte {
 	ids := make([]byte, 0, len(w.ring)*len(dupID{}))
-	for i := range w.ring {
-		if id := w.ring[(w.next+i)%len(w.ring)]; w.ids[id] == idInLog {
+	for _, id := range w.newestLocked(len(w.ring)) {
+		if w.ids[id] == idInLog {
 			ids = append(ids, id[:]...)
 		}
 	}

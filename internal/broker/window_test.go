@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -301,6 +302,46 @@ func TestLeastUsedAddressesAreForgotten(t *testing.T) {
 			w.restart(x.limits)
 			w.b.vhost("/").windows.sound(t)
 		})
+	}
+}
+
+// Where more addresses are in use than there are ids for, each keeps half a share of
+// them at least, in whatever order they are used; idle ones lose theirs first.
+func TestAddressesShareTheIDs(t *testing.T) {
+	const addresses, all = 5, 40
+	const kept = all / addresses / 2
+	for _, pick := range []func(n int) int{
+		func(n int) int { return n % addresses },
+		func(n int) int { return n / 3 % addresses },
+		func(int) int { return rand.IntN(addresses) },
+		func(int) int { return min(rand.IntN(addresses), rand.IntN(addresses)) },
+	} {
+		w, c := idWorld(t, limits(20, all, 100))
+		c.must(c.BindQueue("a", "amq.fanout", "", nil))
+		for i := range 20 {
+			c.publishWith("amq.fanout", "idle", duplicate(fmt.Sprint(i)), "m", true)
+		}
+		var last [addresses][]dupID
+		for n := range 600 {
+			k, id := pick(n), fmt.Sprint(n)
+			c.publishWith("amq.fanout", fmt.Sprint(k), duplicate(id), "m", true)
+			last[k] = append(last[k], hashID([]byte(id)))
+			for k, ids := range last {
+				ids = ids[max(len(ids)-kept+1, 0):] // one more address shares: that is idle
+				win := w.b.vhost("/").windows.by[address{"amq.fanout", fmt.Sprint(k)}]
+				for _, id := range ids {
+					if !win.hasLocked(id) {
+						t.Fatalf("one of the last %d ids of an address is forgotten at %d", len(ids), n)
+					}
+				}
+			}
+		}
+		ws := &w.b.vhost("/").windows
+		if n := len(ws.by[address{"amq.fanout", "idle"}].ring); n > all/addresses {
+			t.Errorf("an idle address keeps %d ids", n)
+		}
+		ws.sound(t)
+		c.Close()
 	}
 }
 
