@@ -382,7 +382,7 @@ func (v *mover) holds(r journal.Ref) bool {
 // parts have been found already.
 func (v *mover) batch(bt journal.Batch) error {
 	rd := reader{b: bt.Head}
-	skip := &replayer{b: v.b}
+	skip := &replayer{b: &Broker{}} // it only steps over records
 	offset := uint32(0)
 	for len(rd.b) > 0 && rd.err == nil {
 		at := reader{b: rd.b}

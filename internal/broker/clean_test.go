@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -35,4 +36,30 @@ func TestCheckpointsEnd(t *testing.T) {
 		}
 		c.Close()
 	}
+}
+
+// A virtual host may be added while the cleaner reads a segment.
+func TestVirtualHostIsAddedWhileCleaning(t *testing.T) {
+	w, c := idWorld(t, func(c *Config) { c.CleanEvery = time.Hour })
+	defer c.Close()
+	c.publish("", "a", "m", true)
+	c.dup("a", "1")
+	c.publishWith("", "a", named("p-1"), "m", true)
+	c.confirmed()
+	segs, _, _, _, _ := w.b.log.room()
+	added := make(chan error, 1)
+	go func() {
+		var err error
+		for i := range 50 {
+			err = errors.Join(err, w.b.AddVHost(fmt.Sprint("v", i)))
+		}
+		added <- err
+	}()
+	for range 20 {
+		for _, s := range segs {
+			c.must(w.b.moveLive(s))
+		}
+	}
+	c.must(<-added)
+	c.ready("a", 3)
 }
