@@ -4,8 +4,9 @@
 //
 // # Goroutines
 //
-// A connection has one reader and one writer. The writer pulls messages from
-// the sources of its senders, so that a message that was not taken was never on
+// A connection has one reader and one writer, or, where the protocol has no
+// channels, one of each for every sender and receiver. The writer pulls messages
+// from the sources of its senders, so that a message that was not taken was never on
 // the wire. The reader calls sources and sinks as things arrive, in the order
 // of the wire; none of these calls may block, but for Sink.Deliver of a receiver
 // that does not acknowledge. Heartbeats depend on neither.
@@ -112,7 +113,8 @@ type Outgoing struct {
 	// Attempt is 1 the first time; a higher one is marked on the message.
 	Attempt int
 
-	// Mandatory asks the broker to return what no queue takes.
+	// Mandatory asks the broker to return what no queue takes. STOMP has no way to
+	// ask: there it is ignored.
 	Mandatory bool
 }
 
@@ -159,7 +161,7 @@ type ReceiverConfig struct {
 	Queue    string
 	Bindings []Binding
 
-	Prefetch  int  // unsettled messages at most; 0 is no limit
+	Prefetch  int  // unsettled messages at most, about as many where a broker counts bytes; 0 is no limit
 	NoAck     bool // the broker settles when it sends
 	Exclusive bool // no other consumer
 	Tag       string
@@ -198,7 +200,8 @@ type Sink interface {
 // ErrClosed when the receiver has ended, and with ErrSettled for a tag that was
 // settled before or never given.
 type Receiver interface {
-	// Queue is the name of the queue, as the broker gave it.
+	// Queue is the name of the queue, as the broker gave it; "" if it does not tell
+	// how it named one of the receiver's own.
 	Queue() string
 
 	Ack(tag uint64) error
@@ -215,7 +218,8 @@ type Receiver interface {
 }
 
 // Item is one thing to declare or delete: an Exchange, a Queue, a Binding, an
-// Unbinding, a QueueDelete, an ExchangeDelete or a QueuePurge.
+// Unbinding, a QueueDelete, an ExchangeDelete or a QueuePurge. One that the protocol
+// has no way to ask for is NotAllowed.
 type Item interface{ item() }
 
 // Result is what became of an Item.

@@ -22,6 +22,7 @@ func TestConnectSaysWhoAndWhat(t *testing.T) {
 	}{
 		{"stomp://ada:lovelace@peer/v", 10 * time.Second, "accept-version=1.0,1.1,1.2 host=v login=ada passcode=lovelace heart-beat=10000,10000 client-id="},
 		{"stomp://ada:love%3Alace%5C@peer", 0, "host=/ passcode=love:lace\\ heart-beat=0,0"},
+		{"stomp://a%5Cda:love%5Clace@peer?dialect=rabbitmq", 0, "login=a\\\\da passcode=love\\\\lace"}, // which unescapes
 		{"stomp://peer?heart-beat=500,1500&client-id=me&host=h&version=1.1", time.Second, "accept-version=1.1 host=h heart-beat=500,1500 client-id=me"},
 	} {
 		bubble(t, c.url, func(t *testing.T, p *peer) {
@@ -325,7 +326,7 @@ func TestFramesComeInPieces(t *testing.T) {
 		conn, _ := p.open()
 		in := new(sink)
 		_, s, _ := p.receiver(conn, link.ReceiverConfig{Queue: "q"}, in)
-		raw := "\n\r\nMESSAGE\r\nsubscription:1\nmessage-id:1\nack:1\ndestination:/queue/q\ncontent-length:5\n\nwhole\x00\n\nMESSAGE\nsubscription:1\nack:2\ndestination:/queue/q\n\nno length\x00"
+		raw := "\r\n\n\r\nMESSAGE\r\nsubscription:1\nmessage-id:1\nack:1\ndestination:/queue/q\ncontent-length:5\n\nwhole\x00\n\nMESSAGE\nsubscription:1\nack:2\ndestination:/queue/q\n\nno length\x00"
 		for i := range len(raw) {
 			s.write(raw[i : i+1])
 			synctest.Wait()

@@ -44,15 +44,16 @@
 // To Artemis a NACK is an ACK, and to ActiveMQ a dead letter. There a delivery that
 // is to be requeued is held until the application has settled all others, and no
 // more are given to it meanwhile; then the subscription is made anew, and what was
-// held comes again. A rejected message is discarded by Artemis; it has no way to ask
+// held comes again; Artemis does not always mark it as redelivered. A rejected message is discarded by Artemis; it has no way to ask
 // over STOMP for its dead letter address.
 //
 // # Messages
 //
 // Properties and headers are translated as RabbitMQ's plugin does, so that they
-// arrive as what they were by AMQP; values of headers become text, and come as text.
-// Maps and slices among them, and headers that are named like one that STOMP uses
-// itself, are unsendable. x-ferry-id and x-ferry-attempt are headers as with AMQP;
+// arrive as what they were by AMQP; values of headers become text, maps and slices
+// JSON, and come as text. Headers that are named like one that STOMP uses itself are
+// unsendable. RabbitMQ has escapes in STOMP 1.0, which has none: with version=1.0 a
+// backslash does not arrive as it was. x-ferry-id and x-ferry-attempt are headers as with AMQP;
 // Artemis and ActiveMQ get the id as _AMQ_DUPL_ID as well, unless the message has a
 // header of that name.
 package stomplink

@@ -94,6 +94,7 @@ var sayings = []struct {
 	{"connection_forced", link.Forced},               //
 	{"shutdown", link.Forced},                        //
 	{"shutting down", link.Forced},                   //
+	{"connection ttl", link.Forced},                  // AMQ229014: it heard nothing of us
 	{"version mismatch", link.Protocol},              //
 	{"server cancelled", link.Unavailable},           // the subscription: its queue is gone, or moves
 	{"server canceled", link.Unavailable},            //

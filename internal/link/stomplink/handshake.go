@@ -68,6 +68,10 @@ func (h *handshake) connect() ([]byte, error) {
 			header.name == stompwire.HeaderPasscode && h.user == "") {
 			continue
 		}
+		if c.dialect == rabbitmq {
+			// Headers of CONNECT are not escaped; its plugin unescapes them all the same.
+			header.value = strings.ReplaceAll(header.value, `\`, `\\`)
+		}
 		var err error
 		out, err = stompwire.AppendHeader(out, 0, header.name, header.value)
 		errs = append(errs, err)
@@ -175,6 +179,9 @@ func (h *handshake) hangup(err error) *link.Error {
 		if e := foreign(b); e != nil {
 			return e
 		}
+	}
+	if errors.Is(err, io.EOF) && h.conn.dialect == unknown && strings.Contains(h.user+h.password, `\`) {
+		return transport.Lost(h.doing+` (RabbitMQ does this to a user or password with a \; the parameter dialect=rabbitmq of the URL helps)`, err)
 	}
 	return transport.Lost(h.doing, err)
 }

@@ -1,6 +1,7 @@
 package stomplink
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -209,9 +210,8 @@ var reserved = func() map[string]bool {
 	return all
 }()
 
-var errNested = errors.New("holds values of its own: headers of STOMP are text")
-
-// headerText is a value as text.
+// headerText is a value as text: maps and slices as JSON, as Ferry's server writes
+// them.
 func headerText(v any) (string, error) {
 	switch v := v.(type) {
 	case nil:
@@ -233,7 +233,36 @@ func headerText(v any) (string, error) {
 	case int, int8, int16, int32, int64, uint8, uint16, uint32:
 		return fmt.Sprint(v), nil
 	}
-	return "", errNested
+	b, err := json.Marshal(plain(v))
+	if err != nil {
+		return "", fmt.Errorf("cannot be text: %w", err)
+	}
+	return string(b), nil
+}
+
+// plain is a value whose JSON has the texts that headerText makes.
+func plain(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		all := make(map[string]any, len(v))
+		for name, e := range v {
+			all[name] = plain(e)
+		}
+		return all
+	case []any:
+		all := make([]any, len(v))
+		for i, e := range v {
+			all[i] = plain(e)
+		}
+		return all
+	case []byte:
+		return string(v)
+	case time.Time:
+		return v.Unix()
+	case message.Decimal:
+		return json.Number(decimalText(v))
+	}
+	return v
 }
 
 func decimalText(d message.Decimal) string {

@@ -72,6 +72,16 @@ body` + "\x00"
 	}
 }
 
+func TestNestedHeadersAreJSON(t *testing.T) {
+	m := &link.Message{Key: "q", Headers: map[string]any{"x-death": []any{map[string]any{
+		"count": int64(2), "queue": "a\"b", "time": time.Unix(5, 0), "raw": []byte("x"), "price": message.Decimal{Scale: 1, Value: 5}, "none": nil,
+	}}}}
+	got := encoded(t, ferry, link.Outgoing{Message: m})
+	if want := `x-death:[{"count"\c2,"none"\cnull,"price"\c5e-1,"queue"\c"a\\"b","raw"\c"x","time"\c5}]` + "\n"; !strings.Contains(got, want) {
+		t.Errorf("%q has no %q", got, want)
+	}
+}
+
 func TestIDsAreMadeOfProducerAndNumber(t *testing.T) {
 	got := encoded(t, artemis, link.Outgoing{Message: &link.Message{Key: "q"}, Producer: "p", Seq: 9, Attempt: 1})
 	if want := "SEND\ndestination:q\ndestination-type:ANYCAST\nreceipt:17\npersistent:true\nx-ferry-id:p-9\n_AMQ_DUPL_ID:p-9\ncontent-length:0\n\n\x00"; got != want {

@@ -55,7 +55,9 @@ func (s *session) frames() *link.Error {
 		case err != nil:
 			return malformed("reading a frame", err)
 		case n == 0:
-			a.begun = len(s.in.Unread()) > 0
+			// Of a CR that may be the beginning of a heart-beat it keeps nothing.
+			b := s.in.Unread()
+			a.begun = len(b) > 1 || len(b) == 1 && b[0] != '\r'
 			return nil
 		}
 		s.in.Take(n)

@@ -40,7 +40,7 @@ func TestSubscribeSaysWhatIsWanted(t *testing.T) {
 		cfg  link.ReceiverConfig
 		want string // headers that must be there
 	}{
-		{rabbit, link.ReceiverConfig{Queue: "a/b", Prefetch: 7}, "destination=/amq/queue/a%2Fb ack=client-individual prefetch-count=7 subscription-type="},
+		{rabbit, link.ReceiverConfig{Queue: "a/b", Prefetch: 7}, "id=1 destination=/amq/queue/a%2Fb ack=client-individual prefetch-count=7 subscription-type="},
 		{rabbit, link.ReceiverConfig{Queue: "q"}, "destination=/amq/queue/q prefetch-count="},
 		{rabbit, link.ReceiverConfig{Queue: "q", NoAck: true, Prefetch: 3}, "ack=auto prefetch-count="},
 		{rabbit, link.ReceiverConfig{Queue: "q", Arguments: map[string]any{"x-priority": 5}}, "x-priority=5"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -181,10 +182,10 @@ func TestWithoutConfirmsThereAreNoReceipts(t *testing.T) {
 
 func TestUnsendableMessageEndsItsSender(t *testing.T) {
 	for name, m := range map[string]*link.Message{
-		"a header with a map": {Key: "q", Headers: map[string]any{"a": map[string]any{"b": 1}}},
-		"a header of STOMP's": {Key: "q", Headers: map[string]any{"destination": "/queue/other"}},
-		"a NUL":               {Key: "q", Headers: map[string]any{"a": "b\x00"}},
-		"no destination":      {},
+		"a header that is no text": {Key: "q", Headers: map[string]any{"a": []any{math.Inf(1)}}},
+		"a header of STOMP's":      {Key: "q", Headers: map[string]any{"destination": "/queue/other"}},
+		"a NUL":                    {Key: "q", Headers: map[string]any{"a": "b\x00"}},
+		"no destination":           {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, rabbit, func(t *testing.T, p *peer) {
