@@ -25,9 +25,8 @@ var (
 			run.reconnected(1)
 			time.Sleep(calm)
 			p.up(live) // and the backup lets it serve again
-			p.await(live, active)
+			p.awaitPair()
 			run.reconnected(2)
-			p.await(backup, passive)
 		},
 	}
 )
@@ -45,7 +44,7 @@ var artemisFaults = []artemisFault{
 			p.kill(backup)
 			time.Sleep(calm)
 			p.up(backup)
-			p.await(backup, passive)
+			p.awaitPair()
 		},
 	},
 	{
@@ -56,7 +55,7 @@ var artemisFaults = []artemisFault{
 			p.up(live)
 			p.await(live, active)
 			p.up(backup)
-			p.await(backup, passive)
+			p.awaitPair()
 			run.reconnected(1)
 		},
 	},
@@ -70,9 +69,8 @@ var artemisFaults = []artemisFault{
 			p.await(backup, active)
 			run.reconnected(1)
 			p.up(live)
-			p.await(live, active)
+			p.awaitPair()
 			run.reconnected(2)
-			p.await(backup, passive)
 		},
 	},
 	{
@@ -83,8 +81,7 @@ var artemisFaults = []artemisFault{
 			time.Sleep(calm)
 			p.up(backup)
 			p.up(live)
-			p.await(live, active)
-			p.await(backup, passive)
+			p.awaitPair()
 			run.reconnected(1)
 		},
 	},
@@ -96,9 +93,8 @@ var artemisFaults = []artemisFault{
 			p.await(backup, active)
 			run.reconnected(2)
 			p.up(live)
-			p.await(live, active)
+			p.awaitPair()
 			run.reconnected(3)
-			p.await(backup, passive)
 		},
 	},
 	{
@@ -108,7 +104,7 @@ var artemisFaults = []artemisFault{
 			p.up(live)
 			p.await(live, active)
 			p.up(backup)
-			p.await(backup, passive)
+			p.awaitPair()
 			run.reconnected(2)
 		},
 	},
@@ -119,8 +115,7 @@ var artemisFaults = []artemisFault{
 			p.killServing(run)
 			p.up(live)
 			p.up(backup)
-			p.await(live, active)
-			p.await(backup, passive)
+			p.awaitPair()
 			run.reconnected(2)
 		},
 	},
@@ -133,7 +128,7 @@ var artemisFaults = []artemisFault{
 			p.up(live)
 			p.await(live, active)
 			p.up(backup)
-			p.await(backup, passive)
+			p.awaitPair()
 			run.reconnected(2)
 		},
 	},

@@ -94,6 +94,30 @@ func (p *pair) up(name string) { p.t.Helper(); p.script("up", name) }
 // replicates it is in sync.
 func (p *pair) await(name, state string) { p.t.Helper(); p.script("await", name, state) }
 
+// awaitPair waits until the live broker serves and the backup could take over. Artemis
+// with a lock manager ends the process of a backup now and then where it should become
+// one again (its threads have all ended before the new ones begin): whoever runs one
+// has it started again, as here.
+func (p *pair) awaitPair() {
+	p.t.Helper()
+	p.await(live, active)
+	if p.store != coordinatedStore {
+		p.await(backup, passive)
+		return
+	}
+	var status string
+	if !until(startLimit, func() bool {
+		status = p.script("status")
+		if strings.Contains(status, backup+": down") {
+			p.t.Logf("%s: the backup's process has ended at the failback; it is started again", p.store)
+			p.up(backup)
+		}
+		return strings.Contains(status, backup+": "+passive)
+	}) {
+		p.t.Fatalf("the backup could not take over after %s: %s", startLimit, status)
+	}
+}
+
 // copy gives the broker to all that from has; both are down.
 func (p *pair) copy(from, to string) { p.t.Helper(); p.script("copy", from, to) }
 
@@ -143,6 +167,7 @@ func (p *pair) stored(name string) map[string]int {
 	for {
 		m := c.message()
 		if m.body == end {
+			_ = c.conn.Close() // it must not be given what is stored later
 			return ids
 		}
 		ids[m.headers[duplicateID]]++

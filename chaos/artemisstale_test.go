@@ -43,8 +43,7 @@ func TestArtemisStaleCopy(t *testing.T) {
 				p.await(live, active)
 			}
 			p.up(backup)
-			p.await(live, active)
-			p.await(backup, passive)
+			p.awaitPair()
 			c := p.connect(live)
 			const end = "end"
 			c.send(queue, end)
