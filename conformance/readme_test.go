@@ -37,7 +37,9 @@ func TestFirstScreenOfTheReadmeSendsFromTheCommandLineAndFromGo(t *testing.T) {
 	if !strings.Contains(commands, " send ") || !strings.Contains(commands, " receive ") {
 		t.Fatalf("the README's second block of sh is\n%s", commands)
 	}
-	script := "export FERRY_URL=" + startFerry(t) + "\n" + strings.ReplaceAll(commands, "go run ./cmd/ferry", bin)
+	broker := startStompFerry(t)
+	script := "export FERRY_URL=" + broker.amqp + "\n" +
+		strings.NewReplacer("go run ./cmd/ferry", bin, "stomp://localhost", broker.stomp).Replace(commands)
 	got, _ := lines(runScript(t, t.TempDir(), script))
 	if want := []string{"2 confirmed", "one", "two"}; !slices.Equal(got, want) {
 		t.Errorf("the commands printed %q, want %q", got, want)
