@@ -67,7 +67,11 @@ func (s *socket) writeAll(v *net.Buffers) (total int64, err error) {
 			moved = now
 		}
 		s.armed = time.Time{}
-		if err := s.armAt(moved.Add(stallTimeout)); err != nil {
+		next := now.Add(stallLook)
+		if end := moved.Add(stallTimeout); end.Before(next) {
+			next = end
+		}
+		if err := s.armAt(next); err != nil {
 			return total, err
 		}
 	}
@@ -83,13 +87,13 @@ func (s *socket) writeOnce(v *net.Buffers) (int64, error) {
 }
 
 // arm sets a write deadline if the one that is set comes soon or is over. One
-// that comes early does no harm, so a busy connection sets one every few
-// seconds only.
+// that comes early does no harm, so a busy connection sets one every second or
+// so only.
 func (s *socket) arm(now time.Time) error {
-	if s.armed.Sub(now) > stallTimeout/2 {
+	if s.armed.Sub(now) > stallLook/2 {
 		return nil
 	}
-	return s.armAt(now.Add(stallTimeout))
+	return s.armAt(now.Add(stallLook))
 }
 
 // armAt sets the write deadline. When SetWriteDeadline is called at the same

@@ -11,6 +11,10 @@ import (
 // alive is asked for. NATS cuts a slow consumer after the same 10 s.
 const stallTimeout = 10 * time.Second
 
+// stallLook is how often a write that takes long is looked at: how late progress
+// is noticed, which counts from then.
+const stallLook = stallTimeout / 4
+
 // From how many bytes on a piece is written from where it is and not copied into
 // the output buffer. With TLS each piece begins a record of at most 16 KiB.
 const (

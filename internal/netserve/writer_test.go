@@ -70,7 +70,7 @@ func TestPeersThatDoNotRead(t *testing.T) {
 			p := make([]byte, 500)
 			_, _ = io.ReadFull(nc, p)
 			return p
-		}, ErrStalled, 20 * time.Second}, // progress is seen at the end of a step
+		}, ErrStalled, stallLook + 10*time.Second}, // progress is seen at the end of a step
 		{"after a minute, alive", aliveFor(time.Hour), func(nc net.Conn) []byte {
 			time.Sleep(time.Minute)
 			p, _ := io.ReadAll(io.LimitReader(nc, 1000))
