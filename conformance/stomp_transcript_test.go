@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -37,10 +38,10 @@ func startStompFerry(t *testing.T, flags ...string) stompURLs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	amqpAddr, stompAddr, httpAddr := freeAddress(t), freeAddress(t), freeAddress(t)
+	const anyPort = "127.0.0.1:0"
 	args := []string{
 		"serve", "--store", "file:" + filepath.Join(t.TempDir(), "journal"),
-		"--amqp", amqpAddr, "--stomp", stompAddr, "--http", httpAddr,
+		"--amqp", anyPort, "--stomp", anyPort, "--http", anyPort,
 	}
 	cmd := exec.Command(bin, append(args, flags...)...)
 	out, err := cmd.StdoutPipe()
@@ -72,12 +73,23 @@ func startStompFerry(t *testing.T, flags ...string) stompURLs {
 	if !log.seen(readyLine) {
 		t.Fatalf("ferry serve ended without saying %q", readyLine)
 	}
+	address := make(map[string]string)
+	for _, m := range listening.FindAllStringSubmatch(log.String(), -1) {
+		address[m[1]] = m[2]
+	}
+	if len(address) != 3 {
+		t.Fatalf("ferry serve did not say where it listens:\n%s", log)
+	}
 	return stompURLs{
-		stomp: "stomp://guest:guest@" + stompAddr + "/",
-		web:   "ws://" + httpAddr + "/ws",
-		amqp:  "amqp://guest:guest@" + amqpAddr + "/",
+		stomp: "stomp://guest:guest@" + address["stomp"] + "/",
+		web:   "ws://" + address["http"] + "/ws",
+		amqp:  "amqp://guest:guest@" + address["amqp"] + "/",
 	}
 }
+
+// listening finds the addresses in the line that ferry serve prints when it is
+// ready.
+var listening = regexp.MustCompile(`\b(amqp|stomp|http) (127\.0\.0\.1:\d+)`)
 
 // rabbitMQStomp are the entrances of the RabbitMQ node that all tests share.
 func rabbitMQStomp(t *testing.T) stompURLs {
