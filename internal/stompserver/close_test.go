@@ -249,8 +249,8 @@ func TestFailedJournalIsAnError(t *testing.T) {
 	last.send("SEND", "destination:/queue/a", "persistent:true", "receipt:last", "", "x")
 	last.send("DISCONNECT", "receipt:bye")
 	<-j.arrived
+	j.broken.Store(true) // before there are as many batches under way as may be
 	tx.send("COMMIT", "transaction:t", "receipt:committed")
-	j.broken.Store(true)
 	p.send("SEND", "destination:/queue/a", "persistent:true", "receipt:1", "", "x")
 	for _, p := range []*testPeer{p, idle, last, tx} {
 		if e := p.expectError("internal_error"); !strings.HasPrefix(e.body, "INTERNAL_ERROR - ") || e.has("receipt-id") {

@@ -99,7 +99,7 @@ func (r *reader) boolean(name string, otherwise bool) bool {
 // one with other properties /queue/ is refused, as in RabbitMQ; a plain name is
 // that queue, as in ActiveMQ and Artemis.
 func (r *reader) declareQueue(kind stompwire.DestinationKind, name string) error {
-	if _, ok := r.declared[name]; ok {
+	if _, ok := r.declared[name]; ok && (r.dec.Command != stompwire.Subscribe || r.isThere(name)) {
 		return nil
 	}
 	args, err := r.arguments()
@@ -130,6 +130,22 @@ func (r *reader) declareQueue(kind stompwire.DestinationKind, name string) error
 	}
 	r.declared[name] = struct{}{}
 	return nil
+}
+
+// isThere tells whether there is a queue of this name.
+func (r *reader) isThere(name string) bool {
+	_, err := r.session.CheckQueue(name)
+	be := (*broker.Error)(nil)
+	return !errors.As(err, &be) || be.Kind != broker.NotFound
+}
+
+// forgetGone makes that a queue is made again for the next SEND, if it has gone with
+// its last consumer.
+func (r *reader) forgetGone(name string) {
+	if _, ok := r.declared[name]; ok && !r.isThere(name) {
+		delete(r.declared, name)
+		r.last = target{}
+	}
 }
 
 // subscriptionQueue makes the queue of a subscription to an exchange. key is

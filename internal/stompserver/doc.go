@@ -37,7 +37,8 @@
 //
 // A message for a queue that is not there is an ERROR no_route and not lost. That
 // is any of /queue/, /amq/queue/ and plain names, whose queue somebody deleted
-// after the connection first used it.
+// after the connection first used it. A transaction with such a message is rolled
+// back by its COMMIT.
 //
 // On a SEND persistent is a property of the message alone; RabbitMQ also takes it
 // for the durability of the queue, and refuses a SEND with persistent:false to a

@@ -14,8 +14,8 @@ const (
 	// is RabbitMQ's and Artemis's.
 	deadAfter = 2
 
-	// maxHeartbeat is the longest interval that is agreed on: a longer one protects
-	// from nothing.
+	// maxHeartbeat is the longest interval that is kept or watched: a longer one
+	// protects from nothing.
 	maxHeartbeat = time.Hour
 )
 
@@ -29,19 +29,22 @@ type beats struct {
 
 // negotiate agrees to what a client can and wants (STOMP 1.2, Heart-beating): the
 // larger of its value and ours in each direction, and ours is what it asks for,
-// as in RabbitMQ, within the limits here.
+// as in RabbitMQ, within the limits here. More of ours than were asked for do no
+// harm; a client that keeps to longer intervals than are watched must not be cut.
 func negotiate(header []byte, least time.Duration) (beats, error) {
 	sends, wants, err := stompwire.ParseHeartBeat(header)
 	if err != nil {
 		return beats{}, err
 	}
-	within := func(d time.Duration) time.Duration {
-		if d == 0 {
-			return 0
-		}
-		return min(max(d, least), max(maxHeartbeat, least))
+	longest := max(maxHeartbeat, least)
+	var b beats
+	if wants > 0 {
+		b.send = min(max(wants, least), longest)
 	}
-	return beats{send: within(wants), receive: within(sends)}, nil
+	if sends > 0 && sends <= longest {
+		b.receive = max(sends, least)
+	}
+	return b, nil
 }
 
 // heart sends heart-beats, with a timer and no goroutine: where nothing was

@@ -114,6 +114,8 @@ type testPeer struct {
 	nc  net.Conn
 	dec stompwire.Decoder
 	buf []byte
+
+	server *Server // in a bubble, for what a peer cannot see
 }
 
 // frame is a frame as the test sees it.

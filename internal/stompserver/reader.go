@@ -147,7 +147,9 @@ func (r *reader) parseHead(b []byte) error {
 		}
 		return err
 	}
-	r.head, r.partial = n, n == 0
+	// Of a CR alone nothing is remembered: with its LF it is a heart-beat, to be
+	// discarded.
+	r.head, r.partial = n, n == 0 && !(len(b) == 1 && b[0] == '\r')
 	if n > 0 && r.version == stompwire.V10 {
 		trimHeaders(r.dec.Headers)
 	}
@@ -298,6 +300,13 @@ func (r *reader) withReceipt(err error) error {
 	f, ok := asFault(err)
 	if !ok {
 		return err
+	}
+	select {
+	case <-r.forced:
+		if f == r.why { // it was found elsewhere, while this frame waited
+			return f
+		}
+	default:
 	}
 	if id, ok := r.dec.Get(stompwire.HeaderReceipt); ok && f.receipt == nil && !f.ours {
 		g := *f

@@ -78,6 +78,7 @@ func (r *reader) expect(ch *broker.Channel, size int) (err error) {
 				return err
 			}
 		}
+		f.tx.publishes(&r.pub)
 		return f.tx.take(size + len(f.receipt))
 	case ch == r.sure:
 		r.receipts.add(f.receipt, f.receipt != nil)

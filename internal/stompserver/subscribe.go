@@ -9,12 +9,17 @@ import (
 	"strings"
 
 	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/message"
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
 
 const (
 	// subscriptionsMost is how many subscriptions a connection may have.
 	subscriptionsMost = 16 << 10
+
+	// idMost is how long the id of a subscription may be, bytes: it is in each of its
+	// messages, and with RabbitMQ it is a name of AMQP's.
+	idMost = message.MaxName
 
 	// formerMost is how many subscriptions that have ended a connection remembers,
 	// for messages of theirs to be acknowledged. Of older ones they are requeued.
@@ -58,12 +63,14 @@ func (r *reader) subscribe() error {
 	switch {
 	case ok && strings.HasPrefix(string(id), tempPrefix):
 		return faultf(invalidID, "SUBSCRIBE 'id' may not start with %s\n", tempPrefix)
+	case len(id) > idMost:
+		return faultf(invalidID, "SUBSCRIBE 'id' may have %d bytes, not %d\n", idMost, len(id))
 	case ok:
-		s.id, s.key = string(id), "T_"+string(id)
+		s.id, s.key = string(id), keyOfID+string(id)
 	case r.isDurable():
 		return faultf(missingID, "Header 'id' is required for durable subscriptions")
 	default:
-		s.key = "Q_" + s.destination
+		s.key = keyOfDestination + s.destination
 	}
 	if r.byKey[s.key] != nil {
 		return faultf(duplicateID, "A subscription identified by '%s' already exists.", s.key)
@@ -307,11 +314,11 @@ func (r *reader) unsubscribe() error {
 	case hasID && bytes.HasPrefix(id, []byte(tempPrefix)):
 		return faultf(invalidID, "UNSUBSCRIBE 'id' may not start with %s\n", tempPrefix)
 	case hasID:
-		key, what = "T_"+string(id), "id='"+string(id)+"'"
+		key, what = keyOfID+string(id), "id='"+string(id)+"'"
 	case r.isDurable():
 		return faultf(missingID, "Header 'id' is required for durable subscriptions")
 	case hasDestination:
-		key, what = "Q_"+string(destination), "destination='"+string(destination)+"'"
+		key, what = keyOfDestination+string(destination), "destination='"+string(destination)+"'"
 	case !named:
 		return faultf(missingTarget, "UNSUBSCRIBE must include a 'destination' or 'id' header")
 	}
@@ -359,6 +366,7 @@ func (r *reader) cancel(s *subscription) {
 	}
 	r.subs.forget(s.consumer)
 	r.session.Reply(forgotten)
+	r.forgetGone(s.queue)
 }
 
 func (r *reader) closeSubscription(s *subscription) {
@@ -379,7 +387,7 @@ func (r *reader) tempQueue(id string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &subscription{key: "T_" + tempPrefix + id, id: tempPrefix + id, queue: q.Name, temp: true}
+	s := &subscription{key: keyOfID + tempPrefix + id, id: tempPrefix + id, queue: q.Name, temp: true}
 	if err := r.consume(s, 0, nil); err != nil {
 		return nil, err
 	}

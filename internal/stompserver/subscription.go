@@ -17,13 +17,20 @@ const (
 	ackIndividual         // and here for its own alone
 )
 
+// What keys of subscriptions begin with, as RabbitMQ's consumer tags do: before an id,
+// or before a destination where there is none.
+const (
+	keyOfID          = "T_"
+	keyOfDestination = "Q_"
+)
+
 // separator stands between the parts of a message-id, as in RabbitMQ.
 const separator = "@@"
 
 // subscription is one SUBSCRIBE, or the replies that a temporary queue gathers.
 // What the writer uses of it does not change.
 type subscription struct {
-	key         string // in subscriptions.byKey: T_ and its id, or Q_ and its destination
+	key         string // in subscriptions.byKey: keyOfID and its id, or keyOfDestination and that
 	id          string // "" if it has none
 	destination string // as it was written
 	mode        ackMode

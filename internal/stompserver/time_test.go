@@ -67,7 +67,7 @@ func inBubble(t *testing.T, test func(t *testing.T, dial func() *testPeer), opti
 		test(t, func() *testPeer {
 			mine, theirs := net.Pipe()
 			l.conns <- theirs
-			return &testPeer{t: t, nc: mine}
+			return &testPeer{t: t, nc: mine, server: s}
 		})
 		stop()
 		if err := <-served; err != nil {
@@ -95,7 +95,8 @@ func (p *testPeer) nextByte() (b byte, after time.Duration, err error) {
 }
 
 // In each direction the larger of both sides' values counts, and ours are those
-// the client asks for, from half a second to an hour.
+// the client asks for, from half a second to an hour. Who can only beat less often than
+// that is not watched: a limit that is shorter than what was agreed on would cut it.
 func TestHeartBeatsAreAgreedOn(t *testing.T) {
 	for asked, want := range map[string]string{
 		"0,0":               "0,0",
@@ -103,7 +104,9 @@ func TestHeartBeatsAreAgreedOn(t *testing.T) {
 		"0,10000":           "10000,0",
 		"4000,7000":         "7000,4000",
 		"1,2":               "500,500",
-		"100000000,2000000": "2000000,3600000",
+		"2000000,100000000": "3600000,2000000",
+		"3600000,0":         "0,3600000",
+		"3600001,0":         "0,0",
 	} {
 		inBubble(t, func(t *testing.T, dial func() *testPeer) {
 			p := dial()

@@ -32,8 +32,9 @@ type transactions struct {
 // transaction is an open one.
 type transaction struct {
 	of       *transactions
-	channel  *broker.Channel // in tx mode
-	receipts []byte          // RECEIPT frames of the SENDs in it
+	channel  *broker.Channel     // in tx mode
+	receipts []byte              // RECEIPT frames of the SENDs in it
+	queues   map[string]struct{} // that its SENDs are for, and that must be there
 	held     int
 }
 
@@ -45,6 +46,17 @@ func (t *transaction) take(n int) error {
 		return kindFault(broker.PreconditionFailed, fmt.Sprintf("the open transactions of a connection may hold %d bytes", transactionMost))
 	}
 	return nil
+}
+
+// publishes notes a SEND within the transaction.
+func (t *transaction) publishes(p *broker.Publish) {
+	if _, ok := t.queues[string(p.Key)]; ok || !p.Mandatory {
+		return
+	}
+	if t.queues == nil {
+		t.queues = make(map[string]struct{}, 1)
+	}
+	t.queues[string(p.Key)] = struct{}{}
 }
 
 // transactionName is the transaction header of BEGIN, COMMIT and ABORT.
@@ -100,6 +112,12 @@ func (r *reader) commit() error {
 	t, err := r.transaction(name)
 	if err != nil {
 		return err
+	}
+	// The broker would carry out the rest.
+	for queue := range t.queues {
+		if !r.isThere(queue) {
+			return r.noRoute(queue)
+		}
 	}
 	if err := t.channel.TxCommit(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/message"
@@ -61,6 +62,7 @@ func (w *writer) run() {
 		if len(events) == 0 {
 			events = nil
 			w.consumer, w.sub = nil, nil
+			w.receipts.idle() // the reader was idle before the last of them came
 			select {
 			case <-w.session.Wake():
 			case <-w.stop:
@@ -163,25 +165,26 @@ func (w *writer) returned(e *broker.Event) *fault {
 	if err != nil {
 		return unwritable(err)
 	}
-	f := kindFault(broker.NoRoute, "no queue '"+string(v.Key)+"' in vhost '"+w.session.VHostName()+"'")
+	f := w.noRoute(string(v.Key))
 	f.receipt = w.receipts.find(e.Tag)
 	return f
 }
 
-// cancelled is for a subscription whose queue was deleted.
+// noRoute is the fault of a SEND whose queue is not there.
+func (c *conn) noRoute(queue string) *fault {
+	return kindFault(broker.NoRoute, "no queue '"+queue+"' in vhost '"+c.session.VHostName()+"'")
+}
+
+// cancelled is for a subscription whose queue was deleted. Its consumer's tag is
+// its key; the subscription itself may not be known yet.
 func (w *writer) cancelled(e *broker.Event) *fault {
-	s := w.subs.find(e.Consumer)
-	if s == nil {
-		return nil
+	key := e.Consumer.Tag()
+	name, what := key[len(keyOfID):], "id"
+	if strings.HasPrefix(key, keyOfDestination) {
+		what = "destination"
 	}
-	what := "id='" + s.id + "'"
-	if s.id == "" {
-		what = "destination='" + s.destination + "'"
-	}
-	f := faultf(cancelled, "The server has canceled a subscription.\nNo more messages will be delivered for %s.\n", quoted(what))
-	if f.subscription = s.id; s.id == "" {
-		f.subscription = s.destination
-	}
+	f := faultf(cancelled, "The server has canceled a subscription.\nNo more messages will be delivered for %s.\n", quoted(what+"='"+name+"'"))
+	f.subscription = name
 	return f
 }
 
