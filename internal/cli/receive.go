@@ -165,6 +165,7 @@ func (r *receiving) run(ctx context.Context, sys System) error {
 	signal.Notify(pipes, syscall.SIGPIPE)
 	defer signal.Stop(pipes)
 
+	r.hintAtDestination(sys, r.queue)
 	connecting, cancel := ctx, context.CancelFunc(func() {})
 	if r.timeout > 0 {
 		connecting, cancel = context.WithTimeoutCause(ctx, r.timeout, errTimeout)

@@ -125,6 +125,7 @@ func (s *sending) run(ctx context.Context, sys System, args []string) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, s.timeout, errTimeout)
 		defer cancel()
 	}
+	s.hintAtDestination(sys, s.queue)
 	declare := s.queue != "" && !s.noDeclare
 	options := []ferry.Option{ferry.WithInitialRetry()}
 	var box *sendOutbox
