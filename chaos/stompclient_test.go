@@ -42,45 +42,49 @@ func bilingualRabbit(t *testing.T) *bilingual {
 	}
 }
 
-// beating is a URL whose connections notice within seconds that nobody answers.
-func beating(url string) string { return url + "?heartbeat=1" }
+// beating is a URL whose connections notice within seconds that nobody answers. On a
+// busy machine they take a broker for dead that is only slow; others do not.
+func beating(url string) string { return url + "?heartbeat=2" }
 
 // A stompWay is how clients are connected: with one URL, or with two.
 type stompWay struct {
 	name string
-	urls func(b *bilingual) (url, consume string)
+	urls func(stomp, amqp string) (url, consume string)
 }
 
 var (
-	overSTOMP = stompWay{"STOMP", func(b *bilingual) (string, string) { return beating(b.stomp), "" }}
-	intoAMQP  = stompWay{"STOMP to AMQP", func(b *bilingual) (string, string) { return beating(b.stomp), beating(b.amqp) }}
-	fromAMQP  = stompWay{"AMQP to STOMP", func(b *bilingual) (string, string) { return beating(b.amqp), beating(b.stomp) }}
-	either    = stompWay{"list of both", func(b *bilingual) (string, string) {
-		return fmt.Sprintf("failover:(%s,%s)?randomize=false", beating(b.stomp), beating(b.amqp)), ""
+	overSTOMP = stompWay{"STOMP", func(stomp, _ string) (string, string) { return stomp, "" }}
+	intoAMQP  = stompWay{"STOMP to AMQP", func(stomp, amqp string) (string, string) { return stomp, amqp }}
+	fromAMQP  = stompWay{"AMQP to STOMP", func(stomp, amqp string) (string, string) { return amqp, stomp }}
+	either    = stompWay{"list of both", func(stomp, amqp string) (string, string) {
+		return fmt.Sprintf("failover:(%s,%s)?randomize=false", stomp, amqp), ""
 	}}
 	stompWays = []stompWay{overSTOMP, intoAMQP, fromAMQP, either}
 )
 
-// A stompFault is something that happens to the only broker that there is.
+// A stompFault is something that happens to the only broker that there is. paused is
+// whether nothing but missing heart-beats tells of it.
 type stompFault struct {
-	name string
-	hit  func(t *testing.T, b *bilingual, run *program)
+	name   string
+	hit    func(t *testing.T, b *bilingual, run *program)
+	paused bool
 }
 
 var (
-	stompKilled = stompFault{"killed and restarted", func(_ *testing.T, b *bilingual, _ *program) {
+	stompKilled = stompFault{name: "killed and restarted", hit: func(_ *testing.T, b *bilingual, _ *program) {
 		b.kill()
 		b.up()
 	}}
-	stompPaused = stompFault{"paused past the heart-beat", func(t *testing.T, b *bilingual, run *program) {
+	stompPaused = stompFault{name: "paused past the heart-beat", paused: true, hit: func(t *testing.T, b *bilingual, run *program) {
+		publishing := run.said("publish: connected to")
 		b.signal(syscall.SIGSTOP)
-		lost := run.await(startLimit, 1, "publish: connection to") && run.await(startLimit, 1, "consume: connection to")
+		lost := run.await(startLimit, publishing, "publish: connection to") && run.await(startLimit, 1, "consume: connection to")
 		b.signal(syscall.SIGCONT)
 		if !lost {
 			t.FailNow()
 		}
 	}}
-	stompStopped = stompFault{"asked to stop and restarted", func(_ *testing.T, b *bilingual, _ *program) {
+	stompStopped = stompFault{name: "asked to stop and restarted", hit: func(_ *testing.T, b *bilingual, _ *program) {
 		b.stop()
 		b.up()
 	}}
@@ -109,7 +113,11 @@ func eachSTOMP(rounds int) (all []stompRound) {
 // run is one round.
 func (x stompRound) run(t *testing.T, b *bilingual) result {
 	t.Helper()
-	url, consume := x.way.urls(b)
+	stomp, amqp := b.stomp, b.amqp
+	if x.fault.paused {
+		stomp, amqp = beating(stomp), beating(amqp)
+	}
+	url, consume := x.way.urls(stomp, amqp)
 	var flags []string
 	if consume != "" {
 		flags = append(flags, "--consume-url", consume)
@@ -123,9 +131,9 @@ func (x stompRound) run(t *testing.T, b *bilingual) result {
 	}
 	time.Sleep(calm)
 	// Two URLs have two connections to publish by, of which one is idle.
-	publishing, consuming := run.said("publish: connected to"), run.said("consume: connected to")
+	publishing := run.said("publish: connected to")
 	x.fault.hit(t, b, run)
-	if !run.await(startLimit, publishing+1, "publish: connected to") || !run.await(startLimit, consuming+1, "consume: connected to") {
+	if !run.await(startLimit, 2*publishing, "publish: connected to") || !run.await(startLimit, 2, "consume: connected to") {
 		t.FailNow()
 	}
 	time.Sleep(calm)
@@ -153,10 +161,9 @@ func TestClientOnFerrySTOMP(t *testing.T) {
 	rounds := pick([]stompRound{
 		{overSTOMP, stompKilled, steadyRate},
 		{overSTOMP, stompPaused, 0},
-		{overSTOMP, stompStopped, 0},
 		{intoAMQP, stompKilled, 0},
 		{fromAMQP, stompKilled, steadyRate},
-		{either, stompKilled, 0},
+		{either, stompStopped, 0},
 	}, eachSTOMP(3))
 	b := bilingualFerry(t)
 	var table matrix
@@ -179,26 +186,54 @@ func TestClientOnRabbitSTOMP(t *testing.T) {
 	}
 }
 
-// Two brokers, the first of which is killed and comes back, over STOMP, and one over
-// STOMP and the other over AMQP.
+// A stompPair is two brokers that do not know each other, and what happens to the
+// first.
+type stompPair struct {
+	firstSTOMP, secondSTOMP bool // or AMQP
+	fault                   string
+	rate                    int
+}
+
+var stompPairs = func() (all []stompPair) {
+	for _, fault := range []string{pairKilled, pairPaused, pairStopped} {
+		for _, rate := range []int{steadyRate, 0} {
+			all = append(all, stompPair{true, true, fault, rate}, stompPair{true, false, fault, rate}, stompPair{false, true, fault, rate})
+		}
+	}
+	return all
+}()
+
+const (
+	pairKilled  = "first killed, back again"
+	pairPaused  = "first paused, then resumed"
+	pairStopped = "first stopped, back again"
+)
+
+// of is a broker of the pair, with what the fault does to it.
+func (x stompPair) of(t *testing.T, name string, stomp bool) *broker {
+	t.Helper()
+	b := bilingualFerry(t)
+	c := &broker{name: name + " over AMQP", url: b.amqp, amqp: b.amqp, kill: b.kill, up: b.up}
+	if stomp {
+		c.name, c.url = name+" over STOMP", b.stomp
+	}
+	switch x.fault {
+	case pairPaused:
+		c.url = beating(c.url)
+		c.kill, c.up = func() { b.signal(syscall.SIGSTOP) }, func() { b.signal(syscall.SIGCONT) }
+	case pairStopped:
+		c.kill = b.stop
+	}
+	return c
+}
+
+// Two brokers, the first of which goes and comes back, over STOMP, and one over STOMP
+// and the other over AMQP.
 func TestFailoverAndBackSTOMP(t *testing.T) {
 	t.Parallel()
-	pair := func(name string, stomp bool) *broker {
-		b := bilingualFerry(t)
-		if stomp {
-			return &broker{name: name + " over STOMP", url: b.stomp, amqp: b.amqp, kill: b.kill, up: b.up}
-		}
-		return &broker{name: name + " over AMQP", url: b.amqp, kill: b.kill, up: b.up}
-	}
 	var table matrix
 	defer func() { table.log(t) }()
-	for _, x := range pick([]struct {
-		first, second bool
-		rate          int
-	}{{true, false, 0}}, []struct {
-		first, second bool
-		rate          int
-	}{{true, true, steadyRate}, {true, true, 0}, {true, false, steadyRate}, {true, false, 0}, {false, true, steadyRate}, {false, true, 0}}) {
-		table = append(table, failoverAndBack(t, "first killed, back again", pair("first", x.first), pair("second", x.second), x.rate))
+	for _, x := range pick([]stompPair{{true, false, pairKilled, 0}}, stompPairs) {
+		table = append(table, failoverAndBack(t, x.fault, x.of(t, "first", x.firstSTOMP), x.of(t, "second", x.secondSTOMP), x.rate))
 	}
 }

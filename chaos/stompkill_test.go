@@ -116,6 +116,7 @@ func TestFailedFsyncSTOMP(t *testing.T) {
 		case !peer.ended():
 			t.Errorf("%s: the connection goes on behind an ERROR", name)
 		}
+		peer.close()
 	}
 	p.awaitFailed()
 	if _, failed := first(); !failed {
@@ -133,6 +134,7 @@ func TestFailedFsyncSTOMP(t *testing.T) {
 			t.Fatalf("message %d came in place of %d: %s", seq, i, f)
 		}
 	}
+	reader.close()
 	p.terminate()
 }
 
@@ -421,7 +423,6 @@ func TestDurableSubscriptionKilledSTOMP(t *testing.T) {
 			t.Errorf("%s: got %s, %v of a subscription that was ended before", sub.name, f, err)
 		}
 	}
-	p.terminate()
 }
 
 // With a store in memory a receipt says no more than that the message is there: the
