@@ -123,6 +123,17 @@ func (b *Broker) Blocked() string {
 	return ""
 }
 
+// countBlocked counts what is published under an alarm, n bytes.
+func (s *Session) countBlocked(n int) {
+	if s.b.blocked.Load() == nil {
+		return
+	}
+	if !s.isBlocked() {
+		s.tellBlocked()
+	}
+	s.blockedBytes += n
+}
+
 // tellBlocked notes that the session published under an alarm.
 func (s *Session) tellBlocked() {
 	reason := s.b.blocked.Load()

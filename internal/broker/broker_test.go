@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -573,6 +574,31 @@ func TestAlarmBlocksPublishersAndLetsConsumersDrain(t *testing.T) {
 	used.Store(90)
 	<-done
 	c.next(EventUnblocked)
+}
+
+// What is published in transactions takes room as well.
+func TestTransactionsAreBlockedByAlarms(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Alarms = AlarmConfig{Every: time.Millisecond, Memory: func() (int64, int64) { return 101, 100 }}
+	})
+	c := w.client()
+	defer c.Close()
+	c.queue("q", true)
+	if err := c.ch.TxSelect(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return w.b.Blocked() != "" })
+	body := strings.Repeat("x", blockedAllowance)
+	c.publish("", "q", body, true)
+	c.next(EventBlocked)
+	held := make(chan struct{})
+	go func() {
+		defer close(held)
+		c.Throttle()
+	}()
+	eventually(t, c.Throttled)
+	c.Interrupt()
+	<-held
 }
 
 // eventually waits until something is so that no event tells of.

@@ -218,6 +218,7 @@ func (ch *Channel) enqueue(block []byte, r *path, p *Publish, marked bool) {
 	if ch.tx != nil {
 		ch.tx.pubs = append(ch.tx.pubs, it)
 		ch.tx.bytes += len(block)
+		ch.s.countBlocked(len(block)) // it takes room from now on, not from its commit
 		return
 	}
 	if ch.confirms {
@@ -243,12 +244,7 @@ func (s *Session) Flush() {
 		p.slab, p.slabNext, p.pool, p.exts = nil, 0, nil, nil
 	}
 	s.b.evict.hot.Add(int64(p.bytes))
-	if s.b.blocked.Load() != nil {
-		if !s.isBlocked() {
-			s.tellBlocked()
-		}
-		s.blockedBytes += p.bytes
-	}
+	s.countBlocked(p.bytes)
 	s.insert(p.items)
 	clear(p.items)
 	if p.items = p.items[:0]; cap(p.items) > 2*flushMessages {
