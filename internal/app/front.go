@@ -264,6 +264,10 @@ func (f *front) stopClients(b *broker.Broker) error {
 	for _, p := range spoken {
 		p.server.Store(nil)
 	}
+	for _, s := range f.https {
+		// Who goes on asking by a client's listener must not hold it up.
+		s.SetKeepAlivesEnabled(false)
+	}
 	for _, g := range f.clients {
 		errs = append(errs, g.stop())
 	}

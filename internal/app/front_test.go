@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -476,6 +477,28 @@ func TestWebSocketOrigins(t *testing.T) {
 		}
 	}
 	p.mustStop()
+}
+
+// Who asks for the process's health over and over, on the listener of a protocol, does
+// not keep the process from ending in good order.
+func TestHTTPOnOtherListenersDoesNotHoldUpTheEnd(t *testing.T) {
+	p := mustStart(t, testConfig())
+	var asking sync.WaitGroup
+	for range 4 {
+		for _, name := range []string{"amqp", "stomp"} {
+			nc := open(t, p.addresses[name], false)
+			mustSay(t, nc, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+			mustHear(t, nc, "HTTP/1.1 200 OK\r\n")
+			asking.Go(func() {
+				some := make([]byte, 4096)
+				for err := error(nil); err == nil; _, err = nc.Read(some) {
+					_, _ = io.WriteString(nc, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+				}
+			})
+		}
+	}
+	p.mustStop()
+	asking.Wait()
 }
 
 // The listing is in an order that scripts can rely on.
