@@ -64,6 +64,18 @@ func TestAutoDeletedQueuesAreMadeAgain(t *testing.T) {
 		p.call("SEND", "destination:/queue/a", "", "1") // which says nothing of auto-delete
 		q.expectMessage("1")
 	})
+	t.Run("deleted by its subscriber", func(t *testing.T) {
+		f := newFixture(t)
+		p := f.connect()
+		p.call("SUBSCRIBE", "destination:/topic/t", "id:1", "durable:true", "auto-delete:false", "x-queue-name:a")
+		p.send("SEND", "destination:/queue/a", "", "1")
+		p.expectMessage("1")
+		p.call("UNSUBSCRIBE", "id:1", "durable:true")
+		p.call("SEND", "destination:/queue/a", "", "2")
+		if n := f.ready("a"); n != 1 {
+			t.Errorf("%d messages are there", n)
+		}
+	})
 	t.Run("deleted by somebody", func(t *testing.T) {
 		f := newFixture(t)
 		p := f.connect()

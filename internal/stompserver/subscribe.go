@@ -330,6 +330,7 @@ func (r *reader) unsubscribe() error {
 			if _, err := r.session.DeleteQueue(s.queue, false, false); err != nil {
 				return err
 			}
+			r.forgetGone(s.queue)
 		}
 	case !named:
 		return faultf(noSubscription, "UNSUBSCRIBE must refer to an existing subscription.\n"+
@@ -348,6 +349,7 @@ func (r *reader) unsubscribe() error {
 		if _, err := r.session.DeleteQueue(queue, true, false); err != nil {
 			return err
 		}
+		r.forgetGone(queue)
 	}
 	return r.receipt()
 }
