@@ -41,6 +41,8 @@ type conn struct {
 	receipts receipts                       // of SENDs
 	subs     subscribed                     // for the writer
 
+	heldSince atomic.Pointer[time.Time] // from when on the reader waits for receipts; nil: it does not
+
 	forcing sync.Once
 	forced  chan struct{} // closed by force
 	why     *fault        // given to force; there when forced is closed

@@ -66,8 +66,12 @@ func (c *conn) startHeart() *heart {
 		in := &c.nc.In
 		in.SetIdleTimeout(dead)
 		c.nc.Out.SetAlive(func() bool {
-			// Whom we do not read at the moment, for back-pressure, is not silent.
+			// Whom we do not read at the moment, for back-pressure, is not silent: but
+			// who is not read until it takes its receipts, and takes nothing, is.
 			since := in.WaitingSince()
+			if held := c.heldSince.Load(); since.IsZero() && held != nil {
+				since = *held
+			}
 			return since.IsZero() || time.Since(since) < dead
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
@@ -91,6 +92,9 @@ func (r *reader) awaitReceipts(least int) error {
 	if drained == nil {
 		return nil
 	}
+	now := time.Now()
+	r.heldSince.Store(&now)
+	defer r.heldSince.Store(nil)
 	select {
 	case <-drained:
 		return nil

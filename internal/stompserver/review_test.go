@@ -2,9 +2,11 @@ package stompserver
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/broker"
 )
@@ -165,4 +167,23 @@ func TestCancelledBeforeItIsKnown(t *testing.T) {
 			t.Errorf("%s: got %v", key, got)
 		}
 	}
+}
+
+// Whoever is not read because it does not take its receipts cannot show that it is
+// alive by what it sends, and is given as long for it as one that is silent.
+func TestWhoTakesNoReceiptsIsCut(t *testing.T) {
+	inBubble(t, func(t *testing.T, dial func() *testPeer) {
+		p := dial()
+		p.loginWith("10000,10000")
+		_ = p.nc.SetDeadline(time.Now().Add(time.Hour))
+		start := time.Now()
+		send := text("SEND", "destination:/topic/nobody", "persistent:true", "receipt:"+strings.Repeat("x", 10_000))
+		var err error
+		for err == nil {
+			_, err = io.WriteString(p.nc, send)
+		}
+		if after := time.Since(start); after < 20*time.Second || after > 2*time.Minute {
+			t.Errorf("it ended after %v: %v", after, err)
+		}
+	})
 }
