@@ -180,7 +180,8 @@ type Delivery struct {
 type Sink interface {
 	// Deliver gives deliveries, in order; they belong to the sink. It must not
 	// block, but for a receiver with NoAck: nothing is read from the connection
-	// until it returns, and the peer is not taken for dead meanwhile.
+	// until it returns, and the peer is not taken for dead meanwhile. A delivery that
+	// was given back may come again beside another call.
 	Deliver([]*Delivery)
 
 	// Cancelled says that the broker has ended the consumer, as it does when the

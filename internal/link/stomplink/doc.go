@@ -44,8 +44,11 @@
 // To Artemis a NACK is an ACK, and to ActiveMQ a dead letter. There a delivery that
 // is to be requeued is held until the application has settled all others, and no
 // more are given to it meanwhile; then the subscription is made anew, and what was
-// held comes again; Artemis does not always mark it as redelivered. A rejected message is discarded by Artemis; it has no way to ask
-// over STOMP for its dead letter address.
+// held comes again; Artemis does not always mark it as redelivered. A queue of a
+// receiver's own would go with its subscription: what is requeued there is given
+// again from memory, marked, as often as it takes and while the session lasts. A
+// rejected message is discarded by Artemis; it has no way to ask over STOMP for its
+// dead letter address.
 //
 // # Messages
 //

@@ -143,6 +143,12 @@ func (s *sink) tag(i int) uint64 {
 	return s.got[i].Tag
 }
 
+func (s *sink) delivery(i int) *link.Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got[i]
+}
+
 func kindIs(t testing.TB, err error, kind link.Kind) {
 	t.Helper()
 	var e *link.Error

@@ -46,6 +46,7 @@ func (c *conn) OpenReceiver(ctx context.Context, cfg link.ReceiverConfig, sink l
 		return nil, err
 	}
 	r := &receiver{place: from, cfg: cfg, ledger: newLedger(c.dialect.nacksRequeue()), stopped: make(chan struct{})}
+	r.ledger.keeps = cfg.Queue == "" && !c.dialect.nacksRequeue()
 	r.taking = transport.NewGate(func(error) { close(r.stopped) })
 	r.taking.Open()
 	in := &inbox{sink: sink, gate: transport.NewGate(sink.Closed), taking: r.taking}
@@ -195,6 +196,21 @@ func (r *receiver) appendSettled(dst []byte) []byte {
 	}
 	dst = stompwire.AppendCommand(dst, stompwire.Subscribe)
 	return append(stompwire.AppendHeadEnd(append(dst, headers...)), 0)
+}
+
+// giveAgain is for the writer, too: where the queue is the subscription's own, and no
+// NACK gives a message back, it gives the application again what it gave back. To the
+// broker that is unsettled all the while.
+func (r *receiver) giveAgain() {
+	in := r.session.inbox
+	if !r.ledger.keeps || !in.taking.Enter() {
+		return
+	}
+	defer in.taking.Leave()
+	if batch := r.ledger.giveAgain(); len(batch) > 0 && in.gate.Enter() {
+		in.sink.Deliver(batch)
+		in.gate.Leave()
+	}
 }
 
 // Cancel implements link.Receiver. To STOMP's brokers what is unsettled at

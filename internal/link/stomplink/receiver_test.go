@@ -414,3 +414,68 @@ func TestBrokerThatCancelsEndsTheReceiver(t *testing.T) {
 		}
 	})
 }
+
+// A queue of the receiver's own goes with the subscription: what is given back is
+// given again from memory, as often as it takes, and is acknowledged once.
+func TestRequeuedMessagesOfATopicAreGivenAgain(t *testing.T) {
+	bubble(t, art, func(t *testing.T, p *peer) {
+		conn, _ := p.open()
+		in := new(sink)
+		topic := link.ReceiverConfig{Bindings: []link.Binding{{Exchange: "amq.topic", Key: "k"}}, Prefetch: 10}
+		r, s, _ := p.receiver(conn, topic, in)
+		s.send("MESSAGE", "a", "subscription:1", "message-id:ma", "ack:a", "destination:k", "content-length:1", "colour:red")
+		s.deliver(1, "b", "b")
+		synctest.Wait()
+		in.delivery(0).Message.Body[0] = 'x' // it is the application's
+		in.delivery(0).Message.Headers["colour"] = "blue"
+		const times = 200
+		last := in.tag(0)
+		for i := range times {
+			if err := r.Nack(last, true); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Ack(last); !errors.Is(err, link.ErrSettled) {
+				t.Fatalf("what was given back: %v", err)
+			}
+			synctest.Wait()
+			d := in.delivery(2 + i)
+			if !d.Redelivered || string(d.Message.Body) != "a" || d.Message.Headers["colour"] != "red" {
+				t.Fatalf("given again: %+v", d)
+			}
+			last = d.Tag
+		}
+		if n := len(r.(*receiver).ledger.ring); n != ledgerLeast {
+			t.Errorf("the ledger has grown to %d for two messages", n)
+		}
+		s.deliver(1, "c", "c") // is not held up
+		synctest.Wait()
+		if err := errors.Join(r.Ack(last), r.Ack(in.tag(1)), r.Reject(in.tag(2+times), false)); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.settles(3); got != "ACK a, ACK b, NACK c" {
+			t.Error(got)
+		}
+		if err := r.Ack(last); !errors.Is(err, link.ErrSettled) {
+			t.Errorf("acknowledged twice: %v", err)
+		}
+	})
+}
+
+func TestNothingIsGivenAgainAfterCancel(t *testing.T) {
+	bubble(t, art, func(t *testing.T, p *peer) {
+		conn, _ := p.open()
+		in := new(sink)
+		r, s, _ := p.receiver(conn, link.ReceiverConfig{Bindings: []link.Binding{{Exchange: "amq.topic", Key: "k"}}}, in)
+		s.deliver(1, "a", "a")
+		s.deliver(1, "b", "b")
+		synctest.Wait()
+		if err := errors.Join(r.Cancel(t.Context()), r.Nack(in.tag(0), true), r.Ack(in.tag(1))); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.settles(1); got != "ACK b" {
+			t.Error(got)
+		}
+		synctest.Wait()
+		in.is(t, "a", "b")
+	})
+}

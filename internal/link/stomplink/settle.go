@@ -1,6 +1,8 @@
 package stomplink
 
 import (
+	"bytes"
+	"maps"
 	"sync"
 
 	"github.com/ferrymq/ferry/internal/link"
@@ -24,8 +26,14 @@ const ledgerLeast = 64 // places that a ledger has, a power of two
 // An account is how one delivery stands.
 type account struct {
 	standing standing
-	id       []byte // what ACK names it by; its room is used again
+	id       []byte         // what ACK names it by; its room is used again
+	kept     *link.Delivery // what came, where this side alone can give it again
 }
+
+// againTags is the first tag of deliveries that are given again by this side: any
+// other is less. They are apart because each time is a new tag, and the ring is as
+// large as the oldest that is not settled is old.
+const againTags = 1 << 63
 
 // A ledger knows how the deliveries of one receiver stand, and writes what was
 // settled: each once, several in one write.
@@ -34,6 +42,7 @@ type account struct {
 // which comes next, in a ring. Tags are counted here.
 type ledger struct {
 	nacks bool // a NACK can give a message back
+	keeps bool // else: the queue goes with the subscription, so that what is given back comes from here
 
 	mu           sync.Mutex // guards all
 	closed       bool
@@ -45,13 +54,33 @@ type ledger struct {
 	open         int      // outstanding ones
 	returning    bool     // nothing is taken in until the subscription was given back
 	subscription uint64   // the id of the present one
+
+	returned []account           // given back, to be given again
+	again    map[uint64]*account // given again and not written
+	lastTag  uint64              // of these
 }
 
 func newLedger(nacks bool) *ledger {
-	return &ledger{nacks: nacks, low: 1, next: 1, subscription: 1, ring: make([]account, ledgerLeast)}
+	return &ledger{nacks: nacks, low: 1, next: 1, subscription: 1, ring: make([]account, ledgerLeast), lastTag: againTags - 1}
 }
 
-func (l *ledger) at(tag uint64) *account { return &l.ring[tag&uint64(len(l.ring)-1)] }
+func (l *ledger) at(tag uint64) *account {
+	if tag >= againTags {
+		return l.again[tag]
+	}
+	return &l.ring[tag&uint64(len(l.ring)-1)]
+}
+
+// outstanding is the account of a tag that is with the application, else nil.
+func (l *ledger) outstanding(tag uint64) *account {
+	if tag < l.low || tag >= l.next && tag < againTags {
+		return nil
+	}
+	if a := l.at(tag); a != nil && a.standing == outstanding {
+		return a
+	}
+	return nil
+}
 
 // add takes deliveries in, in order, and gives them their tags; ids are their ack
 // ids up to ends. It says false when nothing is taken in: then they stay unsettled.
@@ -68,6 +97,9 @@ func (l *ledger) add(batch []*link.Delivery, ids []byte, ends []int) bool {
 		}
 		a := l.at(l.next)
 		a.standing, a.id = outstanding, append(a.id[:0], ids[from:ends[i]]...)
+		if l.keeps {
+			a.kept = copyOf(d)
+		}
 		from = ends[i]
 		d.Tag = l.next
 		l.next++
@@ -99,20 +131,63 @@ func (l *ledger) settle(tag uint64, how standing) (first bool, err error) {
 	if l.closed {
 		return false, link.ErrClosed
 	}
-	if tag < l.low || tag >= l.next || l.at(tag).standing != outstanding {
+	a := l.outstanding(tag)
+	if a == nil {
 		return false, link.ErrSettled
 	}
 	l.open--
-	if how == requeued && !l.nacks {
+	switch {
+	case how == requeued && l.keeps:
+		how = settled
+		l.returned = append(l.returned, account{id: a.id, kept: a.kept})
+		a.id = nil // it has another
+		delete(l.again, tag)
+	case how == requeued && !l.nacks:
 		how = held
 		l.returning = true
-	} else {
+	default:
 		l.pending = append(l.pending, tag)
 	}
-	l.at(tag).standing = how
+	a.standing, a.kept = how, nil
 	first = !l.queued
 	l.queued = true
 	return first, nil
+}
+
+// giveAgain takes what was given back for the application once more.
+func (l *ledger) giveAgain() []*link.Delivery {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.stopped {
+		l.returned = nil
+	}
+	if len(l.returned) == 0 {
+		return nil
+	}
+	if l.again == nil {
+		l.again = make(map[uint64]*account)
+	}
+	batch := make([]*link.Delivery, 0, len(l.returned))
+	for _, a := range l.returned {
+		l.lastTag++
+		l.open++
+		d := copyOf(a.kept)
+		d.Tag, d.Redelivered = l.lastTag, true
+		a.standing = outstanding
+		l.again[d.Tag] = &a
+		batch = append(batch, d)
+	}
+	l.returned = nil
+	return batch
+}
+
+// copyOf is a delivery that does not change when the application writes into the
+// other.
+func copyOf(d *link.Delivery) *link.Delivery {
+	c := *d
+	c.Message.Body = bytes.Clone(d.Message.Body)
+	c.Message.Headers = maps.Clone(d.Message.Headers)
+	return &c
 }
 
 // stop has nothing taken in any more.
@@ -160,6 +235,7 @@ func (l *ledger) appendFrames(dst []byte, v stompwire.Version, d dialect) (out [
 		}
 		dst = append(stompwire.AppendHeadEnd(dst), 0)
 		a.standing = settled
+		delete(l.again, tag)
 	}
 	l.pending = l.pending[:0]
 	if !l.returning || l.open > 0 || l.closed || l.stopped {

@@ -70,6 +70,7 @@ func (w *writer) collect() (over, publish bool) {
 	w.mu.Unlock()
 	if dirty {
 		w.out = w.receiver.appendSettled(w.out)
+		w.receiver.giveAgain()
 	}
 	w.out = append(w.out, control...)
 	w.control = control
