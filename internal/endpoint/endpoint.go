@@ -103,8 +103,8 @@ type scheme struct {
 var schemes = []scheme{
 	{name: "amqp", port: 5672},
 	{name: "amqps", port: 5671, tls: true},
-	{name: "stomp", port: 61613, open: true},
-	{name: "stomps", port: 61614, tls: true, open: true},
+	{name: "stomp", port: 61613},
+	{name: "stomps", port: 61614, tls: true},
 	{name: "gmq", port: 4567, open: true},
 }
 

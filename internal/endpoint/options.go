@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 )
@@ -35,21 +36,40 @@ var options = []struct {
 	}},
 }
 
-// foreignOptions are ActiveMQ's others, with what is the case here.
-var foreignOptions = map[string]string{
-	"backup":                       "no second connection is held ready",
-	"maxCacheSize":                 "what is not confirmed is always kept and sent again",
-	"priorityURIs":                 "the first of the list is the preferred one",
-	"reconnectDelayExponent":       "delays double, with jitter",
-	"reconnectSupported":           "no broker can tell the client to move",
-	"trackMessages":                "what is not confirmed is always kept and sent again",
-	"updateURIsSupported":          "no broker changes the list",
-	"updateURIsURL":                "no file changes the list",
-	"useExponentialBackOff":        "delays double, with jitter",
-	"warnAfterReconnectAttempts":   "each failed attempt is reported",
-	"rebalanceClusterClients":      "no broker can tell the client to move",
-	"updateClusterClients":         "no broker changes the list",
-	"updateClusterClientsOnRemove": "no broker changes the list",
+// A foreignOption is one that there is nothing to choose of.
+type foreignOption struct {
+	why    string   // what is the case here
+	values []string // in lower case: those that ask for just that, which are accepted
+}
+
+var (
+	isTrue  = []string{"true"}
+	isFalse = []string{"false"}
+)
+
+// foreignOptions are ActiveMQ's others.
+var foreignOptions = map[string]foreignOption{
+	"backup":                       {"no second connection is held ready", isFalse},
+	"maxCacheSize":                 {"what is not confirmed is always kept and sent again", nil},
+	"priorityURIs":                 {"the first of the list is the preferred one", nil},
+	"reconnectDelayExponent":       {"delays double, with jitter", []string{"2", "2.0"}},
+	"reconnectSupported":           {"no broker can tell the client to move", isFalse},
+	"soTimeout":                    {"heart-beats find a broker that is dead: parameter heartbeat of its URL", []string{"0"}},
+	"trackMessages":                {"what is not confirmed is always kept and sent again", isTrue},
+	"updateURIsSupported":          {"no broker changes the list", isFalse},
+	"updateURIsURL":                {"no file changes the list", nil},
+	"useExponentialBackOff":        {"delays double, with jitter", isTrue},
+	"warnAfterReconnectAttempts":   {"each failed attempt is reported", []string{"1"}},
+	"rebalanceClusterClients":      {"no broker can tell the client to move", isFalse},
+	"updateClusterClients":         {"no broker changes the list", isFalse},
+	"updateClusterClientsOnRemove": {"no broker changes the list", isFalse},
+}
+
+// isOption tells whether a name is that of an option of failover:, here or of
+// ActiveMQ's.
+func isOption(name string) bool {
+	_, foreign := foreignOptions[name]
+	return foreign || slices.Contains(optionNames(), name)
 }
 
 func optionNames() []string {
@@ -77,8 +97,11 @@ func (l *List) applyOption(name, value string, given map[string]string) (known b
 		given[canonical] = value
 		return true, o.set(l, value)
 	}
-	if why, ok := foreignOptions[name]; ok {
-		return true, errors.New("is not an option here, leave it out: " + why)
+	if o, ok := foreignOptions[name]; ok {
+		if slices.Contains(o.values, strings.ToLower(value)) {
+			return true, nil
+		}
+		return true, errors.New("is not an option here, leave it out: " + o.why)
 	}
 	return false, nil
 }

@@ -24,6 +24,8 @@ type parameter struct {
 func anywhere(scheme) bool    { return true }
 func encrypted(s scheme) bool { return s.tls }
 func amqpOnly(s scheme) bool  { return strings.HasPrefix(s.name, "amqp") }
+func stompOnly(s scheme) bool { return strings.HasPrefix(s.name, "stomp") }
+func nowhere(scheme) bool     { return false }
 func text(value string) []string {
 	if value == "" {
 		return nil
@@ -34,10 +36,15 @@ func text(value string) []string {
 const (
 	needsTLS  = "is for amqps:// and stomps://: the link would not be encrypted"
 	needsAMQP = "is for amqp:// and amqps://"
+
+	needsSTOMP     = "is for stomp:// and stomps://"
+	notAsParameter = "is not given as a parameter: write user:password@host"
 )
 
 // parameters are those of RabbitMQ's clients
-// (https://www.rabbitmq.com/docs/uri-query-parameters), and frame_max.
+// (https://www.rabbitmq.com/docs/uri-query-parameters), frame_max, and those of STOMP,
+// by the names of the headers of CONNECT where they are such. Those of STOMP are for
+// its link to understand: Endpoint.Params.
 var parameters = []parameter{
 	{
 		name: "heartbeat", fits: anywhere,
@@ -152,7 +159,59 @@ var parameters = []parameter{
 		},
 		get: func(e Endpoint) []string { return text(e.ServerName) },
 	},
+	{
+		name: "heart-beat", fits: stompOnly, misfit: needsSTOMP + "; elsewhere it is heartbeat, in seconds",
+		set: param("heart-beat", func(value string) error {
+			sends, wants, ok := strings.Cut(value, ",")
+			_, err1 := milliseconds(sends, 0)
+			_, err2 := milliseconds(wants, 0)
+			if !ok || err1 != nil || err2 != nil {
+				return errors.New("must be two numbers of milliseconds, as 10000,10000: how often something is sent, and how often something is to come")
+			}
+			return nil
+		}),
+	},
+	{
+		name: "dialect", fits: stompOnly, misfit: needsSTOMP,
+		set: param("dialect", func(value string) error {
+			known := []string{"rabbitmq", "ferry", "artemis", "activemq"}
+			if !slices.Contains(known, value) {
+				return errors.New("must be rabbitmq, ferry, artemis or activemq" + nearest(value, known))
+			}
+			return nil
+		}),
+	},
+	{name: "host", fits: stompOnly, misfit: needsSTOMP, set: param("host", anything)},
+	{
+		name: "version", fits: stompOnly, misfit: needsSTOMP,
+		set: param("version", func(value string) error {
+			if !slices.Contains([]string{"1.0", "1.1", "1.2"}, value) {
+				return errors.New("must be 1.0, 1.1 or 1.2")
+			}
+			return nil
+		}),
+	},
+	{name: "client-id", fits: stompOnly, misfit: needsSTOMP, set: param("client-id", anything)},
+	{name: "login", fits: nowhere, misfit: notAsParameter},
+	{name: "passcode", fits: nowhere, misfit: notAsParameter},
 }
+
+// param sets a parameter for the link, if it is as it must be. The error of check
+// does not quote the value.
+func param(name string, check func(value string) error) func(*Endpoint, string) error {
+	return func(e *Endpoint, value string) error {
+		if err := check(value); err != nil {
+			return err
+		}
+		if e.Params == nil {
+			e.Params = make(map[string]string)
+		}
+		e.Params[name] = value
+		return nil
+	}
+}
+
+func anything(string) error { return nil }
 
 // AMQP 0-9-1, constant frame-min-size.
 const minFrameMax = 4096
@@ -213,14 +272,8 @@ func (e *Endpoint) applyParameter(s scheme, name, value string) error {
 		return errors.New(p.misfit)
 	case known:
 		return p.set(e, value)
-	case name == "login" || name == "passcode":
-		return errors.New("is not given as a parameter: write user:password@host")
 	}
-	if e.Params == nil {
-		e.Params = make(map[string]string)
-	}
-	e.Params[name] = value
-	return nil
+	return param(name, anything)(e, value)
 }
 
 // number reads a decimal number. The error does not quote it.

@@ -194,8 +194,7 @@ func (r *reader) readOptions(query piece, urls []*broker) {
 		name, nested := strings.CutPrefix(o.name, nestedPrefix)
 		if nested {
 			if name == "" || !nest(urls, name, o, !replaced[name]) {
-				encrypted, _ := schemeOf("amqps") // which has them all
-				r.fault("failover: no URL of the list understands the nested option" + o.source.quote() + nearest(name, parameterNames(encrypted)))
+				r.fault("failover: no URL of the list understands the nested option" + o.source.quote() + nearest(name, nestable(urls)))
 			}
 			replaced[name] = true
 			continue
@@ -213,6 +212,19 @@ func (r *reader) readOptions(query piece, urls []*broker) {
 			r.faults = append(r.faults, fmt.Errorf("failover option %s: %w", name, err))
 		}
 	}
+}
+
+// nestable are the parameters that any of the URLs understands.
+func nestable(urls []*broker) []string {
+	var names []string
+	for _, u := range urls {
+		for _, name := range parameterNames(u.scheme) {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // nest gives the URLs that understand it a parameter, and says whether any

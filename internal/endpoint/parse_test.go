@@ -144,6 +144,11 @@ func TestLists(t *testing.T) {
 			[]string{"failover:(amqp://a)?priorityBackup=true&randomize=false&timeout=-1&maxReconnectAttempts=-1", "failover:(amqp://b)?failback=true"},
 			"amqp://guest@a:5672/,amqp://guest@b:5672/", func(l *List) { l.Failback = true },
 		},
+		// ActiveMQ's options that ask for what is the case anyway.
+		{
+			[]string{"failover:(stomp://a)?useExponentialBackOff=true&trackMessages=TRUE&updateURIsSupported=false&rebalanceClusterClients=false&backup=false&reconnectDelayExponent=2.0"},
+			"stomp://guest@a:61613/", nil,
+		},
 		// Nested options win over those of a URL, and go where they fit.
 		{
 			[]string{"failover:(amqp://a?heartbeat=3&auth_mechanism=plain,stomp://b,amqps://c)?nested.heartbeat=5&nested.auth_mechanism=external&nested.auth_mechanism=amqplain&nested.cacertfile=ca&nested.heart-beat=1,2"},
@@ -182,7 +187,13 @@ func TestFaults(t *testing.T) {
 		{"amqp://host/ -http_port=8080", "space or a control character, at byte 13"},
 		{"amqp://host\n", "space or a control character"},
 		{"ampq://host", `unknown scheme "ampq"; did you mean amqp?; known are amqp://, amqps://`},
-		{"ssl://host", "did you mean amqps?"},
+		{"tls://host", "did you mean amqps?"},
+		{"failover:(tcp://a:61616,tcp://b:61616)", `broker URL 2 of 2: unknown scheme "tcp"; did you mean stomp (ActiveMQ, Artemis) or amqp (RabbitMQ)?`},
+		{"nio://host", "did you mean stomp (ActiveMQ, Artemis) or amqp (RabbitMQ)?"},
+		{"ssl://host", "did you mean stomps (ActiveMQ, Artemis) or amqps (RabbitMQ)?"},
+		{"nio+ssl://host", "did you mean stomps (ActiveMQ, Artemis) or amqps (RabbitMQ)?"},
+		{"ws://host:15672/ws", "WebSockets are for browsers: the broker's port of STOMP is meant by stomp;"},
+		{"wss://host/ws", "meant by stomps;"},
 		{"mqtt://host", `unknown scheme "mqtt"`},
 		{"amqp:/host", "begins with no scheme"},
 		{"user:pass@host:5672", "begins with no scheme"},
@@ -217,11 +228,25 @@ func TestFaults(t *testing.T) {
 		{"amqp://host?heartbeet=5", `unknown parameter "heartbeet"; did you mean heartbeat?`},
 		{"amqp://host?connectTimeout=5", `did you mean connection_timeout?`},
 		{"amqp://host?colour=5", "known are heartbeat, connection_timeout, channel_max, frame_max, auth_mechanism"},
-		{"amqp://host?heart-beat=1,2", `unknown parameter "heart-beat"; did you mean heartbeat?`},
+		{"amqp://host?heart-beat=1,2", "parameter heart-beat: is for stomp:// and stomps://; elsewhere it is heartbeat, in seconds"},
+		{"stomp://host?hertbeat=3", `unknown parameter "hertbeat"; did you mean heartbeat?`},
+		{"stomp://host?heart-beet=3", `did you mean heartbeat?`},
+		{"stomp://host?colour=3", "known are heartbeat, connection_timeout, heart-beat, dialect, host, version, client-id"},
+		{"stomps://host?wireFormat.maxInactivityDuration=3", `unknown parameter "wireFormat.maxInactivityDuration"; known are`},
+		{"stomp://host?heart-beat=5", "parameter heart-beat: must be two numbers of milliseconds, as 10000,10000"},
+		{"stomp://host?heart-beat=5%2C-1", "parameter heart-beat: must be two numbers"},
+		{"stomp://host?dialect=rabbit", "parameter dialect: must be rabbitmq, ferry, artemis or activemq; did you mean rabbitmq?"},
+		{"stomp://host?version=1.3", "parameter version: must be 1.0, 1.1 or 1.2"},
+		{"stomp://host?host=a&host=b", "parameter host: is given twice"},
+		{"amqp://host?dialect=ferry", "parameter dialect: is for stomp:// and stomps://"},
+		{"amqp://host?login=x", "user:password@host"},
+		{"stomp://a,stomp://b?randomize=false", `unknown parameter "randomize"; it is an option of the whole list: failover:(…)?randomize=…`},
+		{"amqp://a?priorityBackup=true", "failover:(…)?priorityBackup=…"},
+		{"stomp://a?trackMessages=true", "failover:(…)?trackMessages=…"},
 		{"amqp://host?=5", "a parameter has no name"},
 		{"amqp://host?a%zz=5", `a parameter "a%zz" holds %`},
 		{"amqp://host?heartbeat=5&heartbeat=5", "parameter heartbeat: is given twice"},
-		{"stomp://host?a=5&a=5", `a parameter is given twice "a"`},
+		{"gmq://host?a=5&a=5", `a parameter is given twice "a"`},
 		{"amqp://host?heartbeat=-1", "parameter heartbeat: must be a whole number of seconds from 0 to 65535"},
 		{"amqp://host?heartbeat=10s", "parameter heartbeat: must be"},
 		{"amqp://host?connection_timeout=0", "from 1 to 2147483647"},
@@ -253,7 +278,12 @@ func TestFaults(t *testing.T) {
 		{"failover:(amqp://a)?maxReconnectDelay=0", "from 1"},
 		{"failover:(amqp://a)?timeout=-2", "or -1 for none"},
 		{"failover:(amqp://a)?initialReconnectDelay=2&maxReconnectDelay=1", "is more than maxReconnectDelay"},
-		{"failover:(amqp://a)?trackMessages=true", "leave it out: what is not confirmed is always kept"},
+		{"failover:(amqp://a)?trackMessages=false", "leave it out: what is not confirmed is always kept"},
+		{"failover:(amqp://a)?backup=true", "leave it out: no second connection"},
+		{"failover:(amqp://a)?reconnectDelayExponent=3", "leave it out: delays double"},
+		{"failover:(amqp://a)?soTimeout=3", "leave it out: heart-beats find a broker that is dead"},
+		{"failover:(stomp://a)?nested.wireFormat.maxInactivityDuration=3", "no URL of the list understands the nested option"},
+		{"failover:(stomp://a)?nested.dialekt=ferry", "did you mean dialect?"},
 		{"failover:(amqp://a)?nested.heartbeet=1", `no URL of the list understands the nested option "nested.heartbeet"; did you mean heartbeat?`},
 		{"failover:(amqp://a)?nested.cacertfile=x", "no URL of the list understands"},
 		{"failover:(amqp://a)?nested.=x", "no URL of the list understands"},
@@ -301,7 +331,7 @@ func TestAllFaultsAreReportedTogether(t *testing.T) {
 }
 
 func TestSecretsAreNotShown(t *testing.T) {
-	l, err := Parse("amqps://user:hush1@h?password=hush2&certfile=c&keyfile=k,stomp://u:hush1@h?access_token=hush3&x=y")
+	l, err := Parse("amqps://user:hush1@h?password=hush2&certfile=c&keyfile=k,gmq://u:hush1@h?access_token=hush3&x=y")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,9 +99,17 @@ func readURL(p piece) *broker {
 
 func nearestScheme(name string) string {
 	switch strings.ToLower(name) {
-	case "tcp", "rabbitmq", "http":
+	case "tcp", "nio":
+		return "; did you mean stomp (ActiveMQ, Artemis) or amqp (RabbitMQ)?"
+	case "ssl", "nio+ssl":
+		return "; did you mean stomps (ActiveMQ, Artemis) or amqps (RabbitMQ)?"
+	case "ws":
+		return "; WebSockets are for browsers: the broker's port of STOMP is meant by stomp"
+	case "wss":
+		return "; WebSockets are for browsers: the broker's port of STOMP is meant by stomps"
+	case "rabbitmq", "http":
 		return "; did you mean amqp?"
-	case "ssl", "tls", "amqp+ssl", "amqp+tls", "https":
+	case "tls", "amqp+ssl", "amqp+tls", "https":
 		return "; did you mean amqps?"
 	}
 	names := make([]string, len(schemes))
@@ -218,12 +226,7 @@ func (u *broker) interpret() {
 		known, isKnown := parameterOf(p.name)
 		switch {
 		case !isKnown && !u.scheme.open:
-			names := parameterNames(u.scheme)
-			hint := nearest(p.name, names)
-			if hint == "" {
-				hint = "; known are " + strings.Join(names, ", ")
-			}
-			u.fault("unknown parameter" + p.source.quote() + hint)
+			u.fault("unknown parameter" + p.source.quote() + parameterHint(u.scheme, p.name))
 		case before[p.name] && isKnown && !known.many:
 			u.fault("parameter " + p.name + ": is given twice")
 		case before[p.name] && !isKnown:
@@ -241,6 +244,19 @@ func (u *broker) interpret() {
 	case e.KeyFile != "" && e.CertFile == "":
 		u.fault("parameter keyfile: needs certfile, which may be the same file")
 	}
+}
+
+// parameterHint is a half sentence on what was meant by a parameter that is not
+// known. It holds nothing of its name, unless that is one of ActiveMQ's options.
+func parameterHint(s scheme, name string) string {
+	if isOption(name) {
+		return "; it is an option of the whole list: failover:(…)?" + name + "=…"
+	}
+	names := parameterNames(s)
+	if hint := nearest(name, names); hint != "" {
+		return hint
+	}
+	return "; known are " + strings.Join(names, ", ")
 }
 
 // A pair is one name=value of a query, decoded.
