@@ -58,6 +58,8 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"dump", filepath.Join(t.TempDir(), "nowhere")}, 1, "there is no store"},
 		{[]string{"dump", t.TempDir()}, 1, "there is no store"},
 		{[]string{"completion", "tcsh"}, 2, "tcsh"},
+		{[]string{"send", "-u", "stomp://localhost?hertbeat=3", "-q", "q", "x"}, 2, "did you mean heartbeat?"},
+		{[]string{"receive", "-u", "stomp://localhost?dialect=rabbit", "-q", "q"}, 2, "parameter dialect: must be"},
 	} {
 		got := runFerry(t, nil, row.args...)
 		if got.code != row.code || !strings.Contains(got.errors, row.stderr) {

@@ -3,7 +3,9 @@ package stomplink
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -162,21 +164,41 @@ func TestCredentialsThatCannotBeSent(t *testing.T) {
 }
 
 func TestUnknownParametersAreRefused(t *testing.T) {
-	for query, want := range map[string]string{
-		"dialekt=rabbitmq": "knows client-id, dialect, heart-beat, host, version",
-		"dialect=x":        "is one of activemq, artemis, ferry, rabbitmq",
-		"version=2":        "1.0, 1.1 or 1.2",
-		"heart-beat=x":     "heart-beat",
+	for name, c := range map[string]struct{ value, want string }{
+		"dialekt":    {"rabbitmq", "knows client-id, dialect, heart-beat, host, version"},
+		"dialect":    {"x", "is one of activemq, artemis, ferry, rabbitmq"},
+		"version":    {"2", "1.0, 1.1 or 1.2"},
+		"heart-beat": {"x", "heart-beat"},
 	} {
-		list, err := endpoint.Parse("stomp://peer?" + query)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := Check(list.Endpoints[0]); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", query, err)
-		}
-		_, err = Open(t.Context(), link.Options{Endpoint: list.Endpoints[0]})
+		e := endpoint.Endpoint{Scheme: "stomp", Host: "peer", Params: map[string]string{name: c.value}}
+		_, err := Open(t.Context(), link.Options{Endpoint: e})
 		kindIs(t, err, link.Precondition)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s=%s: %v", name, c.value, err)
+		}
+	}
+}
+
+// What package endpoint lets pass is understood here, and the other way round.
+func TestParametersOfURLsAreUnderstood(t *testing.T) {
+	good := map[string][]string{
+		"heart-beat": {"0,0", "1000,2147483647"}, "dialect": slices.Collect(maps.Keys(dialects)),
+		"version": {"1.0", "1.1", "1.2"}, "host": {"a"}, "client-id": {"a"},
+	}
+	for name := range parameters {
+		if len(good[name]) == 0 {
+			t.Errorf("no value for %s", name)
+		}
+		for _, value := range good[name] {
+			list, err := endpoint.Parse("stomps://peer?" + name + "=" + value)
+			if err != nil {
+				t.Errorf("%s=%s: %v", name, value, err)
+				continue
+			}
+			if _, err := settingsOf(list.Endpoints[0], 0); err != nil || len(list.Endpoints[0].Params) != 1 {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		}
 	}
 }
 

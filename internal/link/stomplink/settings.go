@@ -58,13 +58,8 @@ func list[V any](m map[string]V) string {
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
-// Check tells what is wrong with the parameters of an endpoint. It does not quote
-// their values.
-func Check(e endpoint.Endpoint) error {
-	_, err := settingsOf(e, 0)
-	return err
-}
-
+// settingsOf reads the parameters of an endpoint: package endpoint has checked those
+// of a URL. The error does not quote their values.
 func settingsOf(e endpoint.Endpoint, heartbeat time.Duration) (settings, error) {
 	s := settings{host: e.VHost, versions: "1.0,1.1,1.2", send: heartbeat, receive: heartbeat}
 	var errs []error
