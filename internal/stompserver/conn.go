@@ -148,8 +148,13 @@ func (h *halves) end() {
 		return
 	}
 	level := slog.LevelWarn
-	if f.ours {
+	switch {
+	case f.ours:
 		level = slog.LevelDebug
+	case f.message == names[broker.PreconditionFailed]:
+		// Such as a declaration that is to be taken as it is if there is one: Ferry's
+		// client pardons that.
+		level = slog.LevelInfo
 	}
 	h.log.Log(context.Background(), level, "connection closed by the server", "error", capped(f.Error()))
 	h.tell(f)

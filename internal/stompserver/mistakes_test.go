@@ -227,6 +227,21 @@ func TestLogQuotesWhatPeersSay(t *testing.T) {
 	}
 }
 
+// Ferry's client declares queues that may be there already, otherwise: to be refused
+// is no cause for concern.
+func TestRefusedDeclarationsAreNoWarnings(t *testing.T) {
+	f := newFixture(t)
+	p := f.connect()
+	p.call("SEND", "destination:/queue/other", "x-max-length:10")
+	q := f.connect()
+	q.send("SEND", "destination:/queue/other", "receipt:r")
+	q.expectError("precondition_failed")
+	q.expectEnd()
+	if log := f.log.String(); !strings.Contains(log, `level=INFO msg="connection closed by the server"`) {
+		t.Error(log)
+	}
+}
+
 // Some clients end frames with a line more than there should be.
 func TestBodiesWhereNoneMayBeAreIgnored(t *testing.T) {
 	f := newFixture(t)
