@@ -630,5 +630,5 @@ var stompReceiveScenarios = []scenario{
 	}},
 	asking("temp_queue_without_name", "1.2", "SEND\ndestination:/queue/$q\nreply-to:/temp-queue/\n\nquestion"),
 	withHeader("reply_to_topic", "reply-to:/topic/answers"),
-	asking("reply_to_nonsense", "1.2", "SEND\ndestination:/queue/$q\nreply-to:/nowhere/at/all\nreceipt:r\n\nquestion"),
+	asking("reply_to_nonsense", "1.2", "SEND\ndestination:/queue/$q\nreply-to:/nowhere/at/all\n\nquestion"),
 }
