@@ -160,8 +160,10 @@ func (r scripted) start(ctx context.Context, dir string, _ ...string) (*node, er
 		value = strings.Trim(value, "'")
 		switch key {
 		case "url":
-			if u, err := url.Parse(value); err == nil {
+			if u, err := url.Parse(value); err == nil && u.Scheme == "amqp" {
 				n.addr = u.Host
+			} else {
+				n.stomp = value
 			}
 		case "stomp":
 			n.stomp = value

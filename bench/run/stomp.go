@@ -34,6 +34,9 @@ type stompReport struct {
 func ferryBench(flags ...string) measure {
 	return func(ctx context.Context, b *bench, br broker) (figures, error) {
 		return b.with(ctx, br, func(_ string, n *node) (figures, error) {
+			if n.stomp == "" {
+				return nil, errors.New("it does not say where it listens for STOMP")
+			}
 			urls := []string{"-u", n.stomp}
 			if s, ok := br.(sender); ok {
 				urls = []string{"-u", nodeURL(n), "--consume-url", nodeURL(n)}
