@@ -86,7 +86,7 @@ func run(ctx context.Context) error {
 		size = shortSizes
 		o.runs, o.seconds = 1, min(o.seconds, 1)
 	}
-	todo := slices.DeleteFunc(slices.Concat(shapes(size), clientShapes(size), stompShapes()), func(s shape) bool {
+	todo := slices.DeleteFunc(slices.Concat(shapes(size), clientShapes(size), stompShapes(size)), func(s shape) bool {
 		return !only.MatchString(s.name) && !only.MatchString(s.mode)
 	})
 	if len(todo) == 0 {

@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // The figures that a shape yields. Each has the unit in which it is printed.
 const (
@@ -133,11 +136,12 @@ type sizes struct {
 	manyQueues    int // with a message each
 	idle          int // connections
 	starts        int
+	warmUp        time.Duration // beside Artemis: what a Java machine does grows for tens of seconds
 }
 
 var (
-	fullSizes  = sizes{1_000_000, 100_000, 1000, 1000, 100_000, 800, 5}
-	shortSizes = sizes{100_000, 20_000, 200, 100, 5_000, 200, 3}
+	fullSizes  = sizes{1_000_000, 100_000, 1000, 1000, 100_000, 800, 5, 25 * time.Second}
+	shortSizes = sizes{100_000, 20_000, 200, 100, 5_000, 200, 3, time.Second}
 )
 
 func shapes(s sizes) []shape {

@@ -30,8 +30,9 @@ type stompReport struct {
 	} `json:"confirm_us"`
 }
 
-// ferryBench puts load on a broker with ferry bench, the same for every broker.
-func ferryBench(flags ...string) measure {
+// ferryBench puts load on a broker with ferry bench, the same for every broker,
+// after as much of it as warm that does not count.
+func ferryBench(warm time.Duration, flags ...string) measure {
 	return func(ctx context.Context, b *bench, br broker) (figures, error) {
 		return b.with(ctx, br, func(_ string, n *node) (figures, error) {
 			if n.stomp == "" {
@@ -44,7 +45,12 @@ func ferryBench(flags ...string) measure {
 					urls[1] = n.stomp
 				}
 			}
-			r, err := b.ferryBench(ctx, append(urls, flags...)...)
+			if warm > 0 {
+				if _, err := b.ferryBench(ctx, warm, append(urls, flags...)...); err != nil {
+					return nil, fmt.Errorf("warming up: %w", err)
+				}
+			}
+			r, err := b.ferryBench(ctx, time.Duration(b.seconds*1e9), append(urls, flags...)...)
 			if err != nil {
 				return nil, err
 			}
@@ -60,10 +66,10 @@ func ferryBench(flags ...string) measure {
 	}
 }
 
-func (b *bench) ferryBench(ctx context.Context, flags ...string) (r stompReport, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, loadWithin+time.Duration(b.seconds*1e9), errors.New("the load took too long"))
+func (b *bench) ferryBench(ctx context.Context, lasting time.Duration, flags ...string) (r stompReport, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, loadWithin+lasting, errors.New("the load took too long"))
 	defer cancel()
-	args := append([]string{"bench", "--quiet", "--json", "-", "--duration", fmt.Sprintf("%gs", b.seconds)}, flags...)
+	args := append([]string{"bench", "--quiet", "--json", "-", "--duration", lasting.String()}, flags...)
 	cmd := exec.CommandContext(ctx, b.command, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
@@ -85,8 +91,9 @@ func (b *bench) ferryBench(ctx context.Context, flags ...string) (r stompReport,
 // stompShapes are the rows of the tables about STOMP. The load is ferry bench on
 // each of them: receipts for persistent messages, 1000 outstanding, and each
 // delivery acknowledged.
-func stompShapes() []shape {
-	load := ferryBench("-s", "100", "-c", "1000", "-q", "1000")
+func stompShapes(s sizes) []shape {
+	flags := []string{"-s", "100", "-c", "1000", "-q", "1000"}
+	load := ferryBench(0, flags...)
 	return []shape{
 		{
 			name: "100 B, 1×1, 1000 receipts outstanding", mode: "persistent (plugin: write; Ferry: fsync before receipt)", rabbitRuns: always,
@@ -95,7 +102,7 @@ func stompShapes() []shape {
 		},
 		{
 			name: "100 B, 1×1, 1000 receipts outstanding", mode: persistentReceipt, rabbitRuns: always,
-			versus: stompArtemis, measure: load,
+			versus: stompArtemis, measure: ferryBench(s.warmUp, flags...),
 			targets: []target{{delivered, timesAtLeast, 2}, {confirmP50, shown, 0}, {confirmP99, shown, 0}},
 		},
 		{
