@@ -85,7 +85,11 @@ func (b *Broker) recover(ctx context.Context, info journal.Info) error {
 			q.chunks.sweep()
 		}
 	}
-	for _, s := range b.cfg.Journal.Segments() {
+	segments, err := b.cfg.Journal.Segments(ctx)
+	if err != nil {
+		return fmt.Errorf("list the journal's segments: %w", err)
+	}
+	for _, s := range segments {
 		seg := l.segs[s.Segment]
 		if seg == nil {
 			seg = &segment{number: s.Segment}

@@ -26,6 +26,20 @@
 // superseded writer's batches may land between newer ones. Replay does so for
 // every implementation.
 //
+// # Sharing
+//
+// A journal whose Info says Shared may be open in several processes at once.
+// Each may read it; who appends is settled by the appends alone. A new owner
+// appends a batch of a higher epoch than any before. Where that succeeded, no
+// batch of a lower epoch is acknowledged any more, whatever was in flight: its
+// append ends with ErrFenced. Two owners' batches are never taken for each
+// other, even if their bytes are the same.
+//
+// A connection that is lost does not fail an append of a shared journal: the
+// same batch is sent again to the same position and compared with what is there,
+// until its outcome is known or the journal is closed. Its caller decides how
+// long it believes to be the owner meanwhile.
+//
 // # Segments
 //
 // A segment is a run of consecutive positions, named by a number that the
@@ -82,7 +96,11 @@ type Info struct {
 
 	MaxBatch   int    // largest len(Head)+BodySize() that Append takes, bytes
 	InFlight   int    // appends in flight beyond which more gain nothing, >= 1
-	Durability string // what an acknowledged batch survives: "fsync" or "none"
+	Durability string // what an acknowledged batch survives: "fsync", "none", or the name of the database that decides
+
+	// Shared says that other processes may have the journal open, and write to
+	// it. Info is then as it was at Open.
+	Shared bool
 
 	// Cut is the number of bytes of a torn tail that Open removed.
 	Cut int64
@@ -137,16 +155,24 @@ type Journal interface {
 	Drop(segment uint64) error
 
 	// Segments lists what has not been dropped, oldest first.
-	Segments() []SegmentInfo
+	Segments(ctx context.Context) ([]SegmentInfo, error)
 
 	// Status may be asked at any time and never waits.
 	Status() Status
 
+	// Head is the position of the last durable batch, whoever wrote it. That of
+	// a shared journal is read from the medium: nil means that the medium was
+	// reached after the call began.
+	Head(ctx context.Context) (uint64, error)
+
 	// Follow returns when a batch after position after is durable, or ctx ends.
+	// Of a shared journal it may be another process's.
 	Follow(ctx context.Context, after uint64) error
 
 	// Close lets appends under way finish, then releases what the journal
-	// holds. Later appends fail with ErrClosed.
+	// holds. Later appends fail with ErrClosed. A shared journal whose medium
+	// cannot be reached gives up appends under way after a short while: their
+	// outcome is unknown.
 	Close() error
 }
 
@@ -156,6 +182,7 @@ var (
 	ErrDropped  = errors.New("segment was dropped")
 	ErrTooLarge = errors.New("batch is larger than the journal takes")
 	ErrLocked   = errors.New("journal is in use by another process")
+	ErrFenced   = errors.New("journal has a newer owner")
 )
 
 // A ConflictError is the answer to an append at a position that is not the

@@ -28,7 +28,11 @@ func (o *Outbox) recover() error {
 	if r.newest == nil || r.newest.number != info.Segment {
 		return fmt.Errorf("the newest segment, %d, does not begin with a state", info.Segment)
 	}
-	r.finish(info)
+	segments, err := o.journal.Segments(context.Background())
+	if err != nil {
+		return err
+	}
+	r.finish(info, segments)
 	return nil
 }
 
@@ -107,14 +111,14 @@ func (r *recovery) content(batch *journal.Batch, c content) error {
 // finish puts together what the newest segment says of the older ones, and
 // which of them are there. What is in none is settled: a segment may be dropped
 // before the settlements are written.
-func (r *recovery) finish(info journal.Info) {
+func (r *recovery) finish(info journal.Info, segments []journal.SegmentInfo) {
 	book := &r.o.book
 	known := make(map[uint64]segmentState)
 	for _, s := range r.older {
 		known[s.number] = s
 	}
 	end := uint64(1)
-	for _, i := range r.o.journal.Segments() {
+	for _, i := range segments {
 		s := r.newest
 		if i.Segment != s.number {
 			k, ok := known[i.Segment]

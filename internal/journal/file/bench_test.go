@@ -72,7 +72,7 @@ func BenchmarkAppend(b *testing.B) {
 						b.Error(err)
 					}
 				})
-				if segments := j.Segments(); len(segments) > 4 {
+				if segments, _ := j.Segments(b.Context()); len(segments) > 4 {
 					if err := j.Drop(segments[0].Segment); err != nil {
 						b.Fatal(err)
 					}

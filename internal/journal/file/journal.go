@@ -90,14 +90,14 @@ func (j *Journal) path(name string) string { return filepath.Join(j.dir, name) }
 func (j *Journal) Info() journal.Info { return j.info }
 
 // Segments implements journal.Journal. A segment whose Drop failed is listed.
-func (j *Journal) Segments() []journal.SegmentInfo {
+func (j *Journal) Segments(context.Context) ([]journal.SegmentInfo, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	infos := make([]journal.SegmentInfo, len(j.segments))
 	for i, s := range j.segments {
 		infos[i] = journal.SegmentInfo{Segment: s.number, First: s.first, Last: s.last, Bytes: s.bytes}
 	}
-	return infos
+	return infos, nil
 }
 
 // Status implements journal.Journal.
@@ -106,6 +106,9 @@ func (j *Journal) Status() journal.Status {
 	defer j.mu.Unlock()
 	return j.status
 }
+
+// Head implements journal.Journal.
+func (j *Journal) Head(context.Context) (uint64, error) { return j.tail.Head(), nil }
 
 // Follow implements journal.Journal. When the journal has failed, so does it.
 func (j *Journal) Follow(ctx context.Context, after uint64) error {

@@ -17,8 +17,8 @@ func testEmpty(f *fixture) {
 	if info.MaxBatch <= 0 || info.InFlight < 1 || info.Durability == "" {
 		f.Errorf("limits are missing: %+v", info)
 	}
-	if s := j.Segments(); len(s) != 0 {
-		f.Errorf("an empty journal has segments %v", s)
+	if s, err := j.Segments(f.Context()); err != nil || len(s) != 0 {
+		f.Errorf("an empty journal has segments %v, %v", s, err)
 	}
 	if s := j.Status(); s.Waiting != nil {
 		f.Errorf("an empty journal waits: %v", s.Waiting)

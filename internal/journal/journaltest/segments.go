@@ -83,7 +83,10 @@ func testSegments(f *fixture) {
 	f.fill(6, 2)
 	check := func(want ...journal.SegmentInfo) {
 		f.Helper()
-		got := f.j.Segments()
+		got, err := f.j.Segments(f.Context())
+		if err != nil {
+			f.Fatal(err)
+		}
 		if len(got) != len(want) {
 			f.Fatalf("got %v, want %v", got, want)
 		}
@@ -119,7 +122,7 @@ func testReopen(f *fixture) {
 		}
 		want := journal.Info{
 			Head: uint64(len(f.want)), Epoch: 7, Segment: uint64(1 + round/2), Checkpoint: uint64(len(f.want)) / 2,
-			MaxBatch: info.MaxBatch, InFlight: info.InFlight, Durability: info.Durability,
+			MaxBatch: info.MaxBatch, InFlight: info.InFlight, Durability: info.Durability, Shared: info.Shared,
 		}
 		if info != want {
 			f.Errorf("got %+v, want %+v", info, want)
@@ -278,7 +281,9 @@ func testTogether(f *fixture) {
 			if err := j.Drop(s); err != nil {
 				f.Errorf("drop: %v", err)
 			}
-			j.Segments()
+			if _, err := j.Segments(f.Context()); err != nil {
+				f.Errorf("segments: %v", err)
+			}
 			j.Status()
 		}
 	})

@@ -281,7 +281,7 @@ func (j *Journal) Drop(number uint64) error {
 }
 
 // Segments implements journal.Journal.
-func (j *Journal) Segments() []journal.SegmentInfo {
+func (j *Journal) Segments(context.Context) ([]journal.SegmentInfo, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	infos := make([]journal.SegmentInfo, len(j.segments))
@@ -293,11 +293,14 @@ func (j *Journal) Segments() []journal.SegmentInfo {
 			Bytes:   s.bytes,
 		}
 	}
-	return infos
+	return infos, nil
 }
 
 // Status implements journal.Journal.
 func (j *Journal) Status() journal.Status { return journal.Status{} }
+
+// Head implements journal.Journal.
+func (j *Journal) Head(context.Context) (uint64, error) { return j.tail.Head(), nil }
 
 // Follow implements journal.Journal.
 func (j *Journal) Follow(ctx context.Context, after uint64) error {
