@@ -21,7 +21,7 @@ build: ## build bin/ferry
 	CGO_ENABLED=0 go build -trimpath -o bin/ferry ./cmd/ferry
 
 .PHONY: setup
-setup: ## install what the tests need: RabbitMQ, pika, amqplib, strace
+setup: ## install what the tests need: brokers, databases, client libraries, strace
 	scripts/setup
 
 .PHONY: fmt
