@@ -96,6 +96,12 @@ var layers = []layer{
 		not:      []string{"database/sql", "net", "net/http", "os"},
 	},
 	{
+		packages: "internal/history",
+		why:      "judges brokers from outside: what their log means, and nothing of who writes it or serves",
+		mine:     []string{"internal/broker", "internal/journal"},
+		not:      []string{"context", "database/sql", "net", "net/http", "os"},
+	},
+	{
 		packages: "internal/netserve",
 		why:      "listeners and connections, of no protocol",
 		others:   []string{"golang.org/x/..."},
