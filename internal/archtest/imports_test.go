@@ -83,6 +83,11 @@ var layers = []layer{
 		not:      []string{"net", "net/http", "os"},
 	},
 	{
+		packages: "internal/dbtest",
+		why:      "databases for tests: the script that starts them, and the drivers",
+		others:   []string{"github.com/go-sql-driver/mysql", "github.com/jackc/pgx/..."},
+	},
+	{
 		packages: "internal/auth",
 		why:      "users and passwords, of no protocol",
 		others:   []string{"golang.org/x/..."},
