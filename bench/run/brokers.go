@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ const (
 type node struct {
 	addr  string // of AMQP
 	stomp string // the URL of STOMP, if that was asked for
+	gmq   string // of GMQ, if that was asked for
 	pid   int
 	began time.Time     // when it was executed
 	ready time.Duration // from then to its ready line
@@ -47,7 +49,9 @@ type broker interface {
 // ferry is the binary of the broker under test.
 type ferry struct {
 	binary string
-	stomp  bool // it listens for STOMP
+	store  string // the URL of its store; "": files
+	stomp  bool   // it listens for STOMP
+	gmq    bool   // it listens for GMQ
 }
 
 func (f ferry) start(ctx context.Context, dir string, flags ...string) (*node, error) {
@@ -55,15 +59,18 @@ func (f ferry) start(ctx context.Context, dir string, flags ...string) (*node, e
 	if err != nil {
 		return nil, err
 	}
-	stomp := "off"
-	if f.stomp {
-		if stomp, err = freeAddr(); err != nil {
+	stomp, gmq := "off", "off"
+	for listener, wanted := range map[*string]bool{&stomp: f.stomp, &gmq: f.gmq} {
+		if !wanted {
+			continue
+		}
+		if *listener, err = freeAddr(); err != nil {
 			return nil, err
 		}
 	}
 	args := append([]string{
-		"serve", "--store", "file:" + filepath.Join(dir, "store"),
-		"--amqp", addr, "--http", "off", "--stomp", stomp, "--gmq", "off",
+		"serve", "--store", cmp.Or(f.store, "file:"+filepath.Join(dir, "store")),
+		"--amqp", addr, "--http", "off", "--stomp", stomp, "--gmq", gmq,
 	}, flags...)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -73,7 +80,7 @@ func (f ferry) start(ctx context.Context, dir string, flags ...string) (*node, e
 	cmd.Env = append(os.Environ(), "NO_COLOR=1")
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
-	n := &node{addr: addr, stomp: stompURL(stomp), began: time.Now()}
+	n := &node{addr: addr, stomp: stompURL(stomp), gmq: gmq, began: time.Now()}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -86,7 +86,7 @@ func run(ctx context.Context) error {
 		size = shortSizes
 		o.runs, o.seconds = 1, min(o.seconds, 1)
 	}
-	todo := slices.DeleteFunc(slices.Concat(shapes(size), clientShapes(size), stompShapes(size)), func(s shape) bool {
+	todo := slices.DeleteFunc(slices.Concat(shapes(size), clientShapes(size), stompShapes(size), databaseShapes(size), gmqShapes(size)), func(s shape) bool {
 		return !only.MatchString(s.name) && !only.MatchString(s.mode)
 	})
 	if len(todo) == 0 {
@@ -109,8 +109,11 @@ func run(ctx context.Context) error {
 	defer os.RemoveAll(tmp)
 	warn(tmp)
 
-	b := &bench{tmp: tmp, seconds: o.seconds, load: filepath.Join(tmp, "load"), client: filepath.Join(tmp, "client")}
-	for _, program := range []string{"load", "client"} {
+	b := &bench{tmp: tmp, seconds: o.seconds, load: filepath.Join(tmp, "load"), client: filepath.Join(tmp, "client"), gmq: filepath.Join(tmp, "gmq")}
+	if b.databases, err = filepath.Abs(filepath.Join(o.root, "scripts", "database")); err != nil {
+		return err
+	}
+	for _, program := range []string{"load", "client", "gmq"} {
 		if err := build(ctx, filepath.Join(o.root, "bench"), filepath.Join(tmp, program), "./"+program); err != nil {
 			return err
 		}
@@ -255,6 +258,8 @@ func (b *bench) contenders(v versus) (theirs, mine broker) {
 		return b.plugin, overSTOMP
 	case stompArtemis:
 		return b.artemis, overSTOMP
+	case databases, requestsOf:
+		return nil, b.ferry // what a shape needs beside it the shape starts
 	case crossing:
 		return sender{overSTOMP, false}, sender{overSTOMP, true}
 	default:

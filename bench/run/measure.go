@@ -37,9 +37,12 @@ type bench struct {
 	command string // ferry's binary: its bench is the load over STOMP
 	load    string // the load generator's binary
 	client  string // the binary that measures clients
+	gmq     string // the load generator's of GMQ
 	seconds float64
 	tmp     string
 	n       int
+
+	databases string // the script that starts their servers
 }
 
 // dir is a new directory's name.

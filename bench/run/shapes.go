@@ -28,12 +28,18 @@ const (
 	firstConfirm = "first confirm by the backup"
 	accepted     = "accepted"
 	perMessage   = "time a message"
+
+	databaseCPU = "database CPU a message"
+	requests    = "requests"
+	requestP50  = "a request, p50"
+	requestP99  = "a request, p99"
 )
 
 var units = map[string]string{
 	delivered: "/s", deliveredPart: "%", publishRate: "/s", cpu: "µs", peak: "MB",
 	confirmP50: "ms", confirmP99: "ms", readyAgain: "s", readyStopped: "s", drained: "/s",
 	moved: "/s", clientCPU: "µs", clientPeak: "MB", firstConfirm: "ms", accepted: "/s", perMessage: "µs",
+	databaseCPU: "µs", requests: "/s", requestP50: "ms", requestP99: "ms",
 	drainPeak: "MB", idleConn: "KiB", idleBroker: "MB", startToReady: "ms",
 }
 
@@ -116,6 +122,8 @@ var (
 	stompPlugin  = versus{"RabbitMQ's plugin", "Ferry over STOMP"}
 	stompArtemis = versus{"Artemis", "Ferry over STOMP"}
 	crossing     = versus{"AMQP to AMQP", "STOMP to AMQP"} // through the same Ferry
+	databases    = versus{"-", "Ferry on a database"}
+	requestsOf   = versus{"-", "Ferry over GMQ"}
 )
 
 const (
