@@ -133,7 +133,9 @@ func testSegmentBack(f *fixture) {
 }
 
 func testEpochs(f *fixture) {
-	f.mustOpen()
+	if f.mustOpen().Info().Shared {
+		f.Skip("a shared journal takes no batch of an older epoch")
+	}
 	for i, epoch := range []uint64{3, 3, 5, 3, 4, 5, 6, 5, 6, 2} {
 		b := f.batch(1 + uint64(i)/4)
 		b.Epoch = epoch

@@ -21,6 +21,8 @@ type Harness struct {
 	Volatile bool
 	// Exclusive says that a second Open of the same medium is ErrLocked.
 	Exclusive bool
+	// Shared says that open may be called while what it opened before is open.
+	Shared bool
 }
 
 // Run runs all tests.
@@ -62,6 +64,11 @@ func Run(t *testing.T, h Harness) {
 			}
 			test.run(&fixture{T: t, open: h.New(t)})
 		})
+	}
+	for _, test := range sharedTests {
+		if h.Shared {
+			t.Run(test.name, func(t *testing.T) { test.run(&fixture{T: t, open: h.New(t)}) })
+		}
 	}
 	if h.Exclusive {
 		t.Run("a second one is locked out", func(t *testing.T) { testLocked(&fixture{T: t, open: h.New(t)}) })
