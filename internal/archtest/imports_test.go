@@ -138,6 +138,12 @@ var layers = []layer{
 		not:      []string{"database/sql", "os"},
 	},
 	{
+		packages: "internal/gmqserver",
+		why:      "one protocol: its wire format above, the broker below, no journal and no other protocol",
+		mine:     []string{"internal/broker", "internal/wire/gmqwire", "internal/netserve", "internal/auth", "internal/message"},
+		not:      []string{"database/sql", "os"},
+	},
+	{
 		packages: "internal/stompws",
 		why:      "WebSockets become connections like others: it knows STOMP's frames apart, and nothing of who serves them",
 		mine:     []string{"internal/netserve", "internal/pipenet"},
@@ -174,6 +180,11 @@ var layers = []layer{
 		},
 	},
 	{
+		packages: "internal/link/gmqlink",
+		why:      "connections of one protocol: its wire format, and the seam; nothing of a server",
+		mine:     []string{"internal/link", "internal/link/reply", "internal/link/transport", "internal/wire/gmqwire"},
+	},
+	{
 		packages: "internal/outbox",
 		why:      "what the client keeps until a broker has it: the file journal is all it knows of storage",
 		mine:     []string{"internal/journal", "internal/journal/file", "internal/vfs", "internal/link", "internal/message"},
@@ -188,7 +199,7 @@ var layers = []layer{
 		packages: "internal/app",
 		why:      "the composition root: it wires what is below, and only cli and ferrytest build on it",
 		mine: []string{
-			"internal/amqpserver", "internal/auth", "internal/broker", "internal/journal/...", "internal/message",
+			"internal/amqpserver", "internal/auth", "internal/broker", "internal/gmqserver", "internal/journal/...", "internal/message",
 			"internal/netserve", "internal/stompserver", "internal/stompws", "internal/vfs",
 		},
 		others: []string{"..."},
