@@ -21,6 +21,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,15 @@ type Config struct {
 	Alarms       AlarmConfig   // what blocks publishers
 	CleanEvery   time.Duration // how often the journal is looked at for cleaning; 0: 500 ms
 
+	// Node is the name of this node, written with each epoch that it begins.
+	// Empty: it has none.
+	Node string
+
+	// Lease is for how long the owner of a shared journal may be silent before
+	// another takes over; see lease.go. All that share a journal must have the same.
+	// 0: the journal is this broker's alone, and nothing is timed.
+	Lease time.Duration
+
 	batchBytes, partBytes int          // of tests: batchBody and partSize
 	producers             int          // of tests: producersMax
 	windows               windowLimits // of tests
@@ -65,6 +75,7 @@ type Broker struct {
 	cfg     Config
 	logger  *slog.Logger
 	log     *log
+	lease   *lease // nil: there is none
 	evict   *evictor
 	scratch *scratch
 	replies replies
@@ -77,7 +88,9 @@ type Broker struct {
 	loading chan struct{}  // limits loads under way
 	tasks   sync.WaitGroup // loads and other short work
 	loops   sync.WaitGroup
-	quit    chan struct{} // closed by Close
+	quit    chan struct{}   // closed by Close
+	reading context.Context // of reads from the journal; it ends with the broker where that is shared
+	stop    context.CancelFunc
 
 	failed   chan struct{} // closed when the broker cannot go on
 	failOnce sync.Once
@@ -88,15 +101,39 @@ type Broker struct {
 	mu       sync.Mutex // guards what follows
 	vhosts   map[string]*VHost
 	sessions map[*Session]struct{}
+	empty    chan struct{} // closed when the last session is, nil if nobody waits
 	failure  *Error
 	cause    error
 	closing  *Error
 }
 
-// Open replays the journal and starts to serve. The journal must not be in use
-// by anybody else. Errors: those of the journal; a *journal.CorruptError is
+// Open replays the journal and starts to serve. Without a lease the journal must
+// not be in use by anybody else; with one, Open waits until the broker owns it, as
+// Standby.Await does. Errors: those of the journal; a *journal.CorruptError is
 // final until somebody looked at it.
 func Open(ctx context.Context, cfg Config) (*Broker, error) {
+	if cfg.Lease > 0 {
+		return NewStandby(cfg).Await(ctx)
+	}
+	b := newBroker(cfg)
+	info := cfg.Journal.Info()
+	r := b.replayer(info.Checkpoint)
+	if err := cfg.Journal.Replay(ctx, 0, 0, false, r.batch); err != nil {
+		return nil, fmt.Errorf("replay the journal: %w", err)
+	}
+	segments, err := cfg.Journal.Segments(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the journal's segments: %w", err)
+	}
+	r.finish(segments)
+	b.log.begin(info.Head, info.Epoch+1, info.Segment, info.Checkpoint)
+	b.log.ownerLocked()
+	b.log.wake <- struct{}{}
+	return b, b.serve(ctx)
+}
+
+// newBroker makes a broker that is empty and not started.
+func newBroker(cfg Config) *Broker {
 	if cfg.MaxMessage == 0 {
 		cfg.MaxMessage = DefaultMaxMessage
 	}
@@ -124,8 +161,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	b.evict = newEvictor(b, cfg.HotBytes)
 	b.scratch = newScratch(b, cfg.Scratch)
 	b.replies.init()
-	info := cfg.Journal.Info()
-	inFlight := min(max(info.InFlight, 1), maxInFlight)
+	inFlight := min(max(cfg.Journal.Info().InFlight, 1), maxInFlight)
 	b.log = &log{
 		b: b, j: cfg.Journal,
 		segs: map[uint64]*segment{}, large: map[*stored]struct{}{}, must: map[*stored]struct{}{},
@@ -133,19 +169,30 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 		free: make(chan *batchBuffers, inFlight+1), segmentMax: cfg.SegmentBytes,
 		batchMax: cmp.Or(cfg.batchBytes, batchBody), partMax: cmp.Or(cfg.partBytes, partSize),
 	}
-	if err := b.recover(ctx, info); err != nil {
-		return nil, err
+	b.reading, b.stop = context.Background(), func() {}
+	if cfg.Lease > 0 {
+		b.reading, b.stop = context.WithCancel(b.reading) // its medium may be out of reach
+		b.lease = newLease(cfg.Lease)
+		b.log.weight = batchWeight
 	}
+	return b
+}
+
+// serve starts the broker. When that fails it is closed.
+func (b *Broker) serve(ctx context.Context) error {
 	b.loops.Go(b.log.run)
 	b.loops.Go(b.evict.run)
 	b.loops.Go(b.cleanLoop)
 	b.loops.Go(b.alarmLoop)
+	if b.lease != nil {
+		b.loops.Go(b.leaseLoop)
+	}
 	if b.vhost("/") == nil {
 		if err := b.AddVHost("/"); err != nil {
-			return nil, errors.Join(err, b.Close(ctx))
+			return errors.Join(err, b.Close(ctx), b.Cause())
 		}
 	}
-	return b, nil
+	return nil
 }
 
 // MaxMessage is the largest body taken, bytes.
@@ -165,7 +212,8 @@ func (b *Broker) Err() error {
 	return b.failure
 }
 
-// Cause is the journal's own error behind Err.
+// Cause is the journal's own error behind Err. If it is ErrOwnership, the messages
+// are not damaged, but another's.
 func (b *Broker) Cause() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -176,9 +224,22 @@ func (b *Broker) Cause() error {
 // not wait.
 func (b *Broker) fail(err error) {
 	b.failOnce.Do(func() {
-		b.logger.Error("the broker cannot go on; what is pending is neither confirmed nor refused", "error", err)
+		failure := errorf(Internal, "the message store failed; restart the broker to recover")
+		if b.lost(err) {
+			if !errors.Is(err, ErrOwnership) {
+				err = fmt.Errorf("%w: %w", ErrOwnership, err)
+			}
+			failure = errorf(Forced, "%s", lostText)
+			if b.lease != nil {
+				b.lease.ended.Store(true)
+			}
+			b.logger.Warn("this node does not own the messages any more; what is pending is neither confirmed nor refused", "error", err)
+		} else {
+			b.logger.Error("the broker cannot go on; what is pending is neither confirmed nor refused", "error", err)
+		}
+		b.stop()
 		b.mu.Lock()
-		b.failure = errorf(Internal, "the message store failed; restart the broker to recover")
+		b.failure = failure
 		b.cause = err
 		e := b.failure
 		sessions := make([]*Session, 0, len(b.sessions))
@@ -211,11 +272,47 @@ func (b *Broker) CloseSessions(reason string) {
 	}
 }
 
+// AwaitSessions returns nil when no session is open any more, or ctx's cause. It is
+// of use behind CloseSessions, which lets no further one in.
+func (b *Broker) AwaitSessions(ctx context.Context) error {
+	b.mu.Lock()
+	if len(b.sessions) == 0 {
+		b.mu.Unlock()
+		return nil
+	}
+	if b.empty == nil {
+		b.empty = make(chan struct{})
+	}
+	empty := b.empty
+	b.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// forget takes a session that is closed off the list.
+func (b *Broker) forget(s *Session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.sessions, s)
+	if len(b.sessions) == 0 && b.empty != nil {
+		close(b.empty)
+		b.empty = nil
+	}
+}
+
 // Close writes what is pending and ends the broker's goroutines. Sessions
 // should be closed before. It returns the failure, if there was one: also that
-// ctx ended before all was written, as it may on a full medium.
+// ctx ended before all was written, as it may on a full medium. The last that the
+// owner of a shared journal writes hands it over, so that a standby begins at once;
+// sessions that are still open are told that they are closed, and nothing else
+// from there on.
 func (b *Broker) Close(ctx context.Context) error {
 	b.mu.Lock()
+	open := len(b.sessions) > 0 && b.closing == nil
 	if b.closing == nil {
 		b.closing = errorf(Forced, "broker is closed")
 	}
@@ -227,6 +324,10 @@ func (b *Broker) Close(ctx context.Context) error {
 		close(b.quit)
 	}
 	b.mu.Unlock()
+	if open && b.lease != nil {
+		b.CloseSessions("broker is closed")
+	}
+	b.stop()
 	b.log.shutdown(ctx)
 	b.loops.Wait()
 	b.tasks.Wait()

@@ -27,7 +27,6 @@ type chunk struct {
 	first   uint64 // sequence number of entries[0]
 	entries []entry
 	packed  []byte // instead of entries, while it is packed
-	counted bool   // what is packed is in the segments' live counts
 	live    int    // entries that are not gone
 
 	loading chan struct{} // not nil while bodies are being read back; closed after

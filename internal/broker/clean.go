@@ -2,7 +2,6 @@ package broker
 
 import (
 	"cmp"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,6 +29,7 @@ var errClosing = errors.New("broker is closing")
 func (b *Broker) cleanLoop() {
 	ticker := time.NewTicker(b.cfg.CleanEvery)
 	defer ticker.Stop()
+	away := false // and that was said
 	for {
 		select {
 		case <-ticker.C:
@@ -39,14 +39,23 @@ func (b *Broker) cleanLoop() {
 		case <-b.failed:
 			return
 		}
+		err := error(nil)
 		for did := true; did; {
-			var err error
 			if did, err = b.cleanOnce(); err != nil {
-				if !errors.Is(err, errClosing) && b.Err() == nil {
-					b.fail(fmt.Errorf("clean the journal: %w", err))
-				}
-				return
+				break
 			}
+		}
+		switch {
+		case err == nil:
+			away = false
+		case errors.Is(err, errClosing) || b.Err() != nil:
+			return
+		case !b.passing(err):
+			b.fail(fmt.Errorf("clean the journal: %w", err))
+			return
+		case !away:
+			away = true
+			b.logger.Warn("the journal cannot be cleaned now; it is tried again", "error", err)
 		}
 	}
 }
@@ -146,34 +155,6 @@ func (b *Broker) roomToMove(s segment) bool {
 	return limit == 0 || s.live <= free/2 // without a limit free may not be known
 }
 
-// dropDead drops the segments that no live message and no settlement behind
-// the checkpoint needs. One that holds nothing but messages need not wait for a
-// checkpoint, which may not find room.
-func (b *Broker) dropDead() error {
-	l := b.log
-	checkpoint := l.checkpoint.Load()
-	var dead []uint64
-	l.mu.Lock()
-	newest := uint64(0)
-	for n := range l.segs {
-		newest = max(newest, n)
-	}
-	for n, s := range l.segs {
-		if n != newest && s.live <= 0 && (s.last < checkpoint || !s.mixed) && s.last < l.durable.Load() {
-			dead = append(dead, n)
-			l.dropSegmentLocked(n)
-		}
-	}
-	l.mu.Unlock()
-	slices.Sort(dead)
-	for _, n := range dead {
-		if err := l.j.Drop(n); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // takeCheckpoint describes all durable state but the messages, so that what
 // stands before it counts for its messages alone. Each entity is described
 // under its own lock: what changes meanwhile follows in the log.
@@ -200,6 +181,10 @@ func (b *Broker) takeCheckpoint() error {
 		l.mu.Unlock()
 		written += len(blob)
 		size += int64(1 + len(blob))
+	}
+	if b.cfg.Node != "" {
+		rec := ownerRecord(b.cfg.Node) // the first may be dropped with its segment
+		put(rec[0], rec[1:])
 	}
 	for _, v := range b.allVHosts() {
 		put(recVHost, appendText(nil, v.name))
@@ -278,39 +263,8 @@ func (b *Broker) takeCheckpoint() error {
 	if err := b.flushLog(); err != nil {
 		return err
 	}
+	l.named.Store(pos)
 	return b.dropDead()
-}
-
-// flushLog returns when all that was appended is durable, in a batch that was
-// begun after the call.
-func (b *Broker) flushLog() error {
-	l := b.log
-	l.mu.Lock()
-	l.markLocked(recNone)
-	w := l.waiterLocked()
-	l.unlockAndWake()
-	return b.wait(w)
-}
-
-// wait is the cleaner's way to wait for the log. When the medium is full that
-// may depend on what can be dropped meanwhile.
-func (b *Broker) wait(w *waiter) error {
-	ticker := time.NewTicker(b.cfg.CleanEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-w.done:
-			return nil
-		case <-b.failed:
-			return b.Err()
-		case <-b.quit:
-			return errClosing
-		case <-ticker.C:
-			if err := b.dropDead(); err != nil {
-				return err
-			}
-		}
-	}
 }
 
 func (b *Broker) allVHosts() []*VHost {
@@ -344,6 +298,7 @@ func (b *Broker) moveLive(s segment) error {
 		}
 		vhost.mu.RUnlock()
 	}
+	defer v.letGo()
 	for _, m := range v.large() {
 		for _, t := range m.parts.targets {
 			v.find(t.queue, t.seq, m)
@@ -352,7 +307,7 @@ func (b *Broker) moveLive(s segment) error {
 			return err
 		}
 	}
-	if err := b.log.j.Replay(context.Background(), s.first, s.last, false, v.batch); err != nil {
+	if err := b.log.j.Replay(b.reading, s.first, s.last, false, v.batch); err != nil {
 		return err
 	}
 	if err := v.move(true); err != nil {
@@ -461,12 +416,21 @@ func (v *mover) move(last bool) error {
 	if err := b.readBack(msgs); err != nil {
 		return err
 	}
-	for i := range v.items {
-		v.moveOne(&v.items[i], cold[i])
-	}
-	v.items, v.size = v.items[:0], 0
+	items := v.items
+	v.items, v.size = nil, 0
 	clear(v.seen)
+	for i := range items {
+		v.moveOne(&items[i], cold[i])
+	}
 	return b.flushLog()
+}
+
+// letGo releases what was found and is not to be moved after all.
+func (v *mover) letGo() {
+	for i := range v.items {
+		v.b.evict.hot.Add(-int64(v.items[i].m.release(v.b)))
+	}
+	v.items = nil
 }
 
 // moveOne appends one message again. The queues go on with the old copy until

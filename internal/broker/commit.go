@@ -28,6 +28,14 @@ func (l *log) run() {
 				return
 			}
 			l.mu.Lock()
+			if len(l.recs) == 0 && l.shut && l.b.lease != nil && !l.handed {
+				// Whoever reads this may begin: nobody is told anything from here on.
+				l.b.lease.ended.Store(true)
+				l.markLocked(recHandover)
+				l.handed = true
+			} else if l.handed {
+				l.recs = nil // of sessions that were not closed
+			}
 			recs, w := l.recs, l.next
 			if len(recs) == 0 {
 				shut := l.shut
@@ -100,8 +108,9 @@ type batchBuffers struct {
 	confirms []confirmRange
 	moved    []movedMessage
 	waiters  []*waiter
-	inTx     bool // it ends within a transaction
-	mixed    bool // it has more than messages
+	inTx     bool  // it ends within a transaction
+	mixed    bool  // it has more than messages
+	sent     int64 // when it was, by the lease's clock
 }
 
 type movedMessage struct {
@@ -365,11 +374,15 @@ func (l *log) send(bb *batchBuffers) {
 		bb.pieces = append(bb.pieces, bb.small[at:])
 	}
 	size := int64(len(bb.head) + bb.size)
+	if size == 0 {
+		l.beats++
+	}
+	size += l.weight
 	// A transaction stays in one segment: without its end, which goes when that
 	// is dropped, a replay would take all behind its beginning for a part of it.
-	if !l.inTx && (l.segBytes > 0 && l.segBytes+size > l.segmentMax || l.roll.Swap(false) && l.segBytes > 0) {
+	if !l.inTx && (l.segBytes > 0 && l.segBytes+size > l.segmentMax || l.roll.Swap(false) && l.segBytes > 0 || l.weight > 0 && l.beats > beatsMax) {
 		l.seg++
-		l.segBytes = 0
+		l.segBytes, l.beats = 0, 0
 		select {
 		case l.rolled <- struct{}{}:
 		default:
@@ -401,6 +414,10 @@ func (l *log) send(bb *batchBuffers) {
 	}
 	l.mu.Unlock()
 
+	if lease := l.b.lease; lease != nil {
+		bb.sent = lease.now()
+		lease.sent.Store(bb.sent)
+	}
 	l.j.Append(journal.Batch{
 		Position: pos, Epoch: l.epoch, Segment: seg, Checkpoint: l.checkpoint.Load(),
 		Head: bb.head, Body: bb.pieces,
@@ -415,6 +432,9 @@ func (l *log) appended(bb *batchBuffers, pos uint64, err error) {
 		return
 	}
 	l.durable.Store(pos)
+	if lease := l.b.lease; lease != nil {
+		lease.came.Store(bb.sent)
+	}
 	for _, c := range bb.confirms {
 		c.ch.confirmNow(c.from, c.to)
 	}

@@ -254,6 +254,15 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 		c.ch.s.cancelled(c)
 	}
 	q.consumers = nil
+	// The record comes first: a segment is dropped when nothing in it is alive and
+	// all that was appended by then is durable.
+	if q.logged {
+		l := v.b.log
+		l.mu.Lock()
+		l.blobLocked(recQueueGone, binary.AppendUvarint(nil, q.num))
+		w = l.waiterLocked()
+		l.mu.Unlock() // dropSettledLocked wakes
+	}
 	q.chunks.each(func(k *chunk) {
 		if k.packed != nil {
 			k.unpack()
@@ -273,13 +282,6 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	q.chunks = chunks{}
 	q.ready, q.unacked = 0, 0
 	q.dropSettledLocked()
-	if q.logged {
-		l := v.b.log
-		l.mu.Lock()
-		l.blobLocked(recQueueGone, binary.AppendUvarint(nil, q.num))
-		w = l.waiterLocked()
-		l.unlockAndWake()
-	}
 	q.releaseLocked()
 	for b := range q.bindings {
 		if w2 := v.unbind(b); w2 != nil {

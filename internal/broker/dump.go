@@ -51,6 +51,9 @@ type RecordInfo struct {
 	// the exchange Name with Key. Whole: they are all that are remembered.
 	IDs   [][]byte
 	Whole bool
+
+	// Of an owner.
+	Node string
 }
 
 // MessageRef names a message by its queue's number and its place there.
@@ -84,6 +87,8 @@ var recordNames = [...]string{
 	recCheckpointEnd: "checkpoint-end",
 	recAccepted:      "accepted",
 	recIDs:           "ids",
+	recOwner:         "owner",
+	recHandover:      "handover",
 }
 
 // DescribeHead calls visit with each record of a batch's head, in order. What
@@ -182,6 +187,8 @@ func (d *describer) record() (RecordInfo, error) {
 		var ids []byte
 		r.Whole, ids = d.ids()
 		r.IDs = slices.Collect(slices.Chunk(ids, len(dupID{})))
+	case recOwner:
+		r.Node = d.text()
 	}
 	return r, d.err
 }

@@ -101,6 +101,8 @@ var described = []struct {
 			Kind: "ids", VHost: "v", Name: "x", Key: "key", Whole: true, IDs: [][]byte{[]byte("0123456789abcdef"), []byte("ghijklmnopqrstuv")},
 		},
 	},
+	{texts(nums(recOwner), "node-a"), RecordInfo{Kind: "owner", Node: "node-a"}},
+	{nums(recHandover), RecordInfo{Kind: "handover"}},
 }
 
 func TestDescribeHeadKnowsEveryRecord(t *testing.T) {

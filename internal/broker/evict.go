@@ -1,10 +1,11 @@
 package broker
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/message"
@@ -251,7 +252,7 @@ func (q *Queue) load(ks []*chunk, msgs []*stored, done chan struct{}) {
 	if b.evict.over() {
 		b.evict.poke()
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errClosing) {
 		b.fail(err)
 	}
 }
@@ -286,14 +287,17 @@ func (b *Broker) readInto(j journal.Journal, refs []journal.Ref, msgs []*stored)
 	if len(refs) == 0 {
 		return nil
 	}
-	blocks, err := j.ReadRefs(context.Background(), refs)
+	blocks, err := b.readRefs(j, refs)
 	if err != nil {
 		// What was settled meanwhile may be gone with its segment.
 		if len(refs) == 1 {
 			if b.forgotten(msgs[0]) {
 				return nil
 			}
-			return fmt.Errorf("read back a message: %w", err)
+			return b.unreadable(fmt.Errorf("read back a message: %w", err))
+		}
+		if errors.Is(err, errClosing) {
+			return err
 		}
 		for i := range refs {
 			if err := b.readInto(j, refs[i:i+1], msgs[i:i+1]); err != nil {
@@ -314,13 +318,46 @@ func (b *Broker) readInto(j journal.Journal, refs []journal.Ref, msgs []*stored)
 	return nil
 }
 
+// readRefs reads from a journal. If the medium of a shared one is out of reach it
+// is tried again for as long as the lease allows, and for a lease at most: if
+// appends succeed all that time, it is the reading that fails.
+func (b *Broker) readRefs(j journal.Journal, refs []journal.Ref) ([][]byte, error) {
+	began, retry := time.Now(), retryMin
+	for {
+		blocks, err := j.ReadRefs(b.reading, refs)
+		if err == nil || b.lease == nil || j != b.log.j {
+			return blocks, err
+		}
+		if b.reading.Err() != nil {
+			return nil, errClosing
+		}
+		if !b.passing(err) || time.Since(began) > b.lease.length {
+			return nil, err
+		}
+		_ = sleep(b.reading, retry)
+		retry = min(2*retry, retryMax)
+	}
+}
+
+// unreadable is why a message that is alive cannot be read back. If the journal is
+// shared its segment may have been dropped by a new owner: then an append fails too.
+func (b *Broker) unreadable(err error) error {
+	if b.lease == nil || !errors.Is(err, journal.ErrDropped) {
+		return err
+	}
+	if flushErr := b.flushLog(); flushErr != nil {
+		return errClosing // it has failed, or is being closed
+	}
+	return err
+}
+
 func (b *Broker) readParts(m *stored) error {
-	parts, err := b.log.j.ReadRefs(context.Background(), m.parts.refs)
+	parts, err := b.readRefs(b.log.j, m.parts.refs)
 	if err != nil {
 		if b.forgotten(m) {
 			return nil
 		}
-		return fmt.Errorf("read back a large message: %w", err)
+		return b.unreadable(fmt.Errorf("read back a large message: %w", err))
 	}
 	block := make([]byte, 0, m.size)
 	for _, p := range parts {

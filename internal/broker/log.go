@@ -65,6 +65,7 @@ type log struct {
 	wake    chan struct{}
 	rolled  chan struct{} // a slot: a segment was closed, and cleaning may be due
 	durable atomic.Uint64 // position of the last durable batch
+	named   atomic.Uint64 // the newest checkpoint that a durable batch names
 	slots   chan struct{} // one for each batch in flight
 	done    chan struct{}
 
@@ -81,6 +82,9 @@ type log struct {
 	spare      []record
 	checkpoint atomic.Uint64
 	roll       atomic.Bool
+	beats      int   // batches without content in this segment
+	handed     bool  // nothing is sent any more: others may have begun
+	weight     int64 // batchWeight, if the journal is shared
 	segmentMax int64
 	batchMax   int // batchBody, but in tests
 	partMax    int // partSize, but in tests
@@ -321,6 +325,21 @@ func (r *record) withoutMessage() record {
 }
 
 func (l *log) markLocked(kind recordKind) { l.recs = append(l.recs, record{kind: kind}) }
+
+// ownerLocked says who owns the log.
+func (l *log) ownerLocked() {
+	rec := ownerRecord(l.b.cfg.Node)
+	l.blobLocked(rec[0], rec[1:])
+}
+
+// ownerRecord is what a new owner writes first. A node without a name says as much
+// as one could before they had names.
+func ownerRecord(node string) []byte {
+	if node == "" {
+		return []byte{recEpoch}
+	}
+	return appendText([]byte{recOwner}, node)
+}
 
 // blobLocked appends a record that is encoded already.
 func (l *log) blobLocked(kind recordKind, blob []byte) {

@@ -26,21 +26,16 @@ const (
 
 // packable tells whether an entry that nobody else holds can be packed; the log's
 // mutex is held.
-// recovering is while the journal is replayed, when nothing is counted yet.
+// recovering is while the journal is replayed.
 func (e *entry) packable(recovering bool) bool {
 	if e.state != ready {
 		return false
 	}
 	m := e.msg
-	if recovering {
-		// Others that hold a shared message may not have been found yet.
-		if m.shared || m.accounted {
-			return false
-		}
-	} else if !m.accounted {
-		return false
+	if recovering && m.shared {
+		return false // others that hold it may not have been found yet
 	}
-	return m.persistent && m.parts == nil && m.data.Load() == nil &&
+	return m.accounted && m.persistent && m.parts == nil && m.data.Load() == nil &&
 		m.placed.Load() == inJournal && m.logged == 1
 }
 
@@ -95,7 +90,7 @@ func (k *chunk) pack(l *log, recovering bool) {
 		}
 		last = m
 	}
-	k.packed, k.entries, k.counted = slices.Clone(buf), nil, !recovering
+	k.packed, k.entries = slices.Clone(buf), nil
 }
 
 // unpack makes entries again. q.mu is held.
@@ -121,7 +116,7 @@ func (k *chunk) unpack() {
 			m.size, m.head = msgs[i-1].size, msgs[i-1].head
 		}
 		m.ref.Length = m.size
-		m.persistent, m.journaled, m.sealed, m.accounted = true, true, true, k.counted
+		m.persistent, m.journaled, m.sealed, m.accounted = true, true, true, true
 		m.logged = 1
 		m.holders.Store(1)
 		m.placed.Store(inJournal)
@@ -135,7 +130,7 @@ func (k *chunk) peek() []entry {
 	if k.packed == nil {
 		return k.entries
 	}
-	c := chunk{packed: k.packed, live: k.live, counted: k.counted}
+	c := chunk{packed: k.packed, live: k.live}
 	c.unpack()
 	return c.entries
 }

@@ -21,7 +21,7 @@ import (
 //	txBegin, txEnd                           what is between takes effect together;
 //	                                         a batch of a higher epoch undoes a
 //	                                         txBegin without its txEnd
-//	epoch                                    a new owner begins
+//	epoch                                    a new owner begins, one without a name
 //	vhost      name
 //	exchange   vhost, name, type, flags, args
 //	exchangeGone  vhost, name
@@ -46,6 +46,10 @@ import (
 //	                                         published there, as hashes, the oldest
 //	                                         first: 0, more, in the batch of the
 //	                                         messages; 1, all, in a checkpoint
+//	owner      node                          a new owner begins, and what its name is;
+//	                                         or it is said again, in a checkpoint
+//	handover                                 the owner has ended, and writes nothing
+//	                                         more: another may begin at once
 type recordKind = uint8
 
 const (
@@ -70,13 +74,15 @@ const (
 	recCheckpointEnd
 	recAccepted
 	recIDs
+	recOwner
+	recHandover
 )
 
-// plain tells whether a record holds a message, or nothing: it means nothing
-// any more when the message is settled.
+// plain tells whether a record holds a message, or nothing that anybody's state
+// depends on: it means nothing any more when the message is settled.
 func plain(k recordKind) bool {
 	switch k {
-	case recNone, recRun, recMany, recParts, recPart, recEpoch:
+	case recNone, recRun, recMany, recParts, recPart, recEpoch, recOwner, recHandover:
 		return true
 	}
 	return false

@@ -2,8 +2,6 @@ package broker
 
 import (
 	"cmp"
-	"context"
-	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -26,9 +24,23 @@ type replayer struct {
 	tx         []txPiece // of a transaction whose end has not come
 	inTx       bool
 	slab       []stored
-	messages   int
-	spread     uint64 // by how many chunks one message may lengthen an index; of tests
-	err        error  // what no broker writes
+	ready      int      // messages that are in queues
+	loose      []*chunk // that this batch may have unpacked
+	described  bool     // the checkpoint has been read: all queues are known
+	spread     uint64   // by how many chunks one message may lengthen an index; of tests
+	err        error    // what no broker writes
+
+	// Of the last batch.
+	last    uint64 // its position
+	segment uint64
+	named   uint64 // the checkpoint that it names
+	handed  bool   // it ends with a handover
+	owner   string // of the last epoch, empty: it has no name, or it is not known
+
+	// gap: batches were missing behind the checkpoint, the first of them behind
+	// the position before.
+	gap    bool
+	before uint64
 }
 
 // maxSpread is how far, in chunks, a message may be from the others of its
@@ -54,87 +66,151 @@ type txPiece struct {
 	offset uint32
 }
 
-func (b *Broker) recover(ctx context.Context, info journal.Info) error {
-	r := &replayer{
-		b: b, checkpoint: info.Checkpoint,
-		queues: map[uint64]*Queue{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{}, spread: maxSpread,
+func (b *Broker) replayer(checkpoint uint64) *replayer {
+	return &replayer{
+		b: b, checkpoint: checkpoint, described: checkpoint == 0, spread: maxSpread,
+		queues: map[uint64]*Queue{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{},
 	}
-	l := b.log
-	err := b.cfg.Journal.Replay(ctx, 0, 0, false, r.batch)
-	if err != nil {
-		return fmt.Errorf("replay the journal: %w", err)
-	}
-	for _, v := range b.vhosts {
-		for _, q := range v.queues {
-			q.next = q.tail
-			q.chunks.each(func(k *chunk) {
-				if q.next > k.first {
-					q.next = k.first
-				}
-				for _, e := range k.peek() {
-					if m := e.msg; m != nil {
-						if !m.accounted {
-							l.accountLocked(m)
-						}
-						r.messages++
-					}
-				}
-				k.counted = true
-				k.pack(l, false)
-			})
-			q.chunks.sweep()
-		}
-	}
-	segments, err := b.cfg.Journal.Segments(ctx)
-	if err != nil {
-		return fmt.Errorf("list the journal's segments: %w", err)
-	}
+}
+
+// finish makes what was replayed fit to be served: segments are those of the
+// journal. More may be replayed behind it, and finish be called again.
+func (r *replayer) finish(segments []journal.SegmentInfo) {
+	l := r.b.log
+	there := make(map[uint64]struct{}, len(segments))
 	for _, s := range segments {
+		there[s.Segment] = struct{}{}
 		seg := l.segs[s.Segment]
 		if seg == nil {
 			seg = &segment{number: s.Segment}
 			l.addSegmentLocked(seg)
 		}
-		seg.first, seg.last, seg.bytes = s.First, s.Last, s.Bytes
+		seg.first, seg.last, seg.bytes = s.First, s.Last, s.Bytes+int64(s.Last-s.First+1)*l.weight
 	}
+	r.forgetSegments(there)
 	slices.SortFunc(l.order, func(x, y *segment) int { return cmp.Compare(x.number, y.number) })
-	l.pos, l.epoch, l.seg = info.Head, info.Epoch+1, info.Segment
-	if l.seg == 0 {
-		l.seg = 1
+	for _, v := range r.b.vhosts {
+		for _, q := range v.queues {
+			q.next = q.tail
+			q.chunks.each(func(k *chunk) {
+				q.next = min(q.next, k.first)
+				k.pack(l, false)
+			})
+			q.chunks.sweep()
+		}
 	}
-	if seg := l.segs[l.seg]; seg != nil {
-		l.segBytes = seg.bytes
+	if r.ready > 0 || len(r.queues) > 0 {
+		r.b.logger.Info("recovered", "queues", len(r.queues), "messages", r.ready)
 	}
-	l.checkpoint.Store(info.Checkpoint)
-	l.durable.Store(info.Head)
-	l.markLocked(recEpoch)
-	l.wake <- struct{}{}
-	if r.messages > 0 || len(r.queues) > 0 {
-		b.logger.Info("recovered", "queues", len(r.queues), "messages", r.messages)
-	}
-	return nil
 }
 
+// forgetSegments lets go of the segments that are not there any more. They have
+// no message that is alive: an owner drops one when what settled them is durable.
+// If there is one all the same, it is gone for whoever begins to read now, and is
+// settled here too.
+func (r *replayer) forgetSegments(there map[uint64]struct{}) {
+	l := r.b.log
+	missing := map[uint64]struct{}{}
+	live := int64(0)
+	for n, s := range l.segs {
+		if _, ok := there[n]; !ok {
+			missing[n] = struct{}{}
+			live += s.live
+		}
+	}
+	if len(missing) == 0 {
+		return
+	}
+	if live > 0 {
+		r.b.logger.Warn("the journal has dropped messages that are not settled in what is left of it", "bytes", live)
+		for _, q := range r.queues {
+			r.forgetMissing(q, missing)
+		}
+	}
+	for n := range missing {
+		l.dropSegmentLocked(n)
+	}
+}
+
+// forgetMissing settles the messages of a queue that are not there any more.
+func (r *replayer) forgetMissing(q *Queue, missing map[uint64]struct{}) {
+	l := r.b.log
+	var lost []uint64
+	q.chunks.each(func(k *chunk) {
+		for i, e := range k.peek() {
+			if e.msg == nil {
+				continue
+			}
+			_, is := missing[uint64(e.msg.segment)]
+			if e.msg.parts != nil {
+				for _, ref := range e.msg.parts.refs {
+					s := l.segmentOfLocked(ref.Position)
+					if s == nil {
+						is = true
+					} else if _, gone := missing[s.number]; gone {
+						is = true
+					}
+				}
+			}
+			if is {
+				lost = append(lost, k.first+uint64(i))
+			}
+		}
+	})
+	for _, seq := range lost {
+		r.settle(q, seq, 1)
+	}
+}
+
+// begin makes the log go on behind a position: what is written next is of this
+// epoch, from this segment on.
+func (l *log) begin(pos, epoch, seg, checkpoint uint64) {
+	l.pos, l.epoch, l.seg, l.sent = pos, epoch, max(seg, 1), pos
+	if s := l.segs[l.seg]; s != nil {
+		l.segBytes = s.bytes
+	}
+	l.checkpoint.Store(checkpoint)
+	l.named.Store(checkpoint)
+	l.durable.Store(pos)
+}
+
+// batch takes in a batch. They come in order; a gap is where segments were
+// dropped.
 func (r *replayer) batch(b journal.Batch) error {
 	l := r.b.log
 	if l.segs[b.Segment] == nil {
 		l.addSegmentLocked(&segment{number: b.Segment, first: b.Position})
 	}
-	l.segs[b.Segment].last = b.Position
+	seg := l.segs[b.Segment]
+	seg.last = b.Position
+	if b.Position != r.last+1 && b.Position > r.checkpoint && !r.gap {
+		r.gap, r.before = true, r.last
+	}
+	r.last = b.Position
+	if b.Epoch < r.epoch {
+		return nil // superseded, which a reader that goes on from the middle is not told
+	}
 	if b.Epoch > r.epoch {
 		// What the last owner began and did not end never happened.
 		r.epoch, r.inTx, r.tx = b.Epoch, false, nil
 	}
+	if r.inTx && r.tx != nil && r.tx[0].seg != b.Segment {
+		// A transaction is in one segment: the rest of it was dropped, because
+		// nothing of it is of interest any more.
+		r.inTx, r.tx = false, nil
+	}
+	r.segment, r.named, r.handed = b.Segment, b.Checkpoint, false
 	rd := reader{b: b.Head}
 	offset := uint32(0)
 	for len(rd.b) > 0 && rd.err == nil {
 		if !plain(rd.b[0]) {
-			l.segs[b.Segment].mixed = true
+			seg.mixed = true
 		}
+		r.handed = rd.b[0] == recHandover
 		switch rd.b[0] {
 		case recTxBegin:
 			rd.b = rd.b[1:]
-			r.inTx = true
+			r.inTx, r.tx = true, []txPiece{{seg: b.Segment}}
 		case recTxEnd:
 			rd.b = rd.b[1:]
 			r.inTx = false
@@ -161,6 +237,11 @@ func (r *replayer) batch(b journal.Batch) error {
 	if rd.err != nil {
 		return fmt.Errorf("batch at position %d: %w", b.Position, rd.err)
 	}
+	for _, k := range r.loose {
+		k.pack(l, true)
+	}
+	clear(r.loose)
+	r.loose = r.loose[:0]
 	return nil
 }
 
@@ -233,7 +314,11 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		if q := r.queues[queue]; full && q != nil {
 			r.settle(q, first, n)
 		}
-	case recEpoch, recNone:
+	case recNone, recHandover:
+	case recEpoch:
+		r.owner = ""
+	case recOwner:
+		r.owner = rd.text()
 	case recVHost:
 		if name := rd.text(); full && r.b.vhosts[name] == nil {
 			r.b.addVHost(name)
@@ -261,7 +346,9 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		num := rd.num()
 		if q := r.queues[num]; full {
 			delete(r.strays, num)
-			r.gone[num] = struct{}{}
+			if !r.described {
+				r.gone[num] = struct{}{}
+			}
 			if q != nil {
 				r.dropQueue(q)
 			}
@@ -276,7 +363,12 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 	case recState:
 		r.state(rd, full)
 	case recCheckpointEnd:
-		rd.num()
+		if began := rd.num(); full && began == r.checkpoint {
+			// Whose queue has not been described by now was deleted.
+			r.described = true
+			clear(r.gone)
+			clear(r.strays)
+		}
 	case recAccepted:
 		r.accepted(rd, full)
 	case recIDs:
@@ -306,7 +398,7 @@ func (r *replayer) queueSpec(rd *reader) (num uint64, vhost string, spec QueueSp
 func (r *replayer) place(queue, seq uint64, m *stored) {
 	q := r.queues[queue]
 	if q == nil {
-		if _, gone := r.gone[queue]; !gone {
+		if _, gone := r.gone[queue]; !gone && !r.described {
 			r.strays[queue] = append(r.strays[queue], stray{seq, m})
 		}
 		return
@@ -319,11 +411,19 @@ func (r *replayer) place(queue, seq uint64, m *stored) {
 	if e.state == gone {
 		k.live++
 		q.ready++
+		r.ready++
 	} else {
+		// It was copied. The chunk may have been packed.
 		r.release(e.msg)
+		if n := len(r.loose); n == 0 || r.loose[n-1] != k {
+			r.loose = append(r.loose, k)
+		}
 	}
 	m.logged++
 	m.holders.Add(1)
+	if !m.accounted {
+		r.b.log.accountLocked(m)
+	}
 	*e = entry{msg: m, state: ready, redelivered: true}
 	q.tail = max(q.tail, seq+1)
 	if (seq+1)&(chunkSize-1) == 0 {
@@ -332,8 +432,10 @@ func (r *replayer) place(queue, seq uint64, m *stored) {
 }
 
 func (r *replayer) release(m *stored) {
-	m.logged--
 	m.holders.Add(-1)
+	if m.logged--; m.logged == 0 && m.accounted {
+		r.b.log.forgetLocked(m)
+	}
 }
 
 func (r *replayer) settle(q *Queue, first, n uint64) {
@@ -362,6 +464,7 @@ func (r *replayer) settle(q *Queue, first, n uint64) {
 		r.release(e.msg)
 		*e = entry{}
 		q.ready--
+		r.ready--
 		if k.live--; k.live == 0 && q.chunks.free(k, q.tail) {
 			q.v.b.evict.remove(k)
 		}
@@ -375,7 +478,9 @@ func (r *replayer) dropQueue(q *Queue) {
 				r.release(e.msg)
 			}
 		}
+		q.v.b.evict.remove(k)
 	})
+	r.ready -= q.ready
 	q.chunks = chunks{}
 	delete(r.queues, q.num)
 	if q.v.queues[q.name] == q {
@@ -423,98 +528,4 @@ func (r *replayer) binding(rd *reader, kind recordKind, full bool) {
 	case kind == recBind && old == nil && b.compile() == nil:
 		x.attach(b)
 	}
-}
-
-// state takes in a queue as a checkpoint describes it.
-func (r *replayer) state(rd *reader, full bool) {
-	num, vhost, spec := r.queueSpec(rd)
-	tail, floor := rd.num(), rd.num()
-	runs := make([]target, rd.count()) // from, to of what is settled above floor
-	at := floor
-	for i := range runs {
-		at += rd.num()
-		runs[i].queue = at
-		at += rd.num()
-		runs[i].seq = at
-	}
-	v := r.b.vhosts[vhost]
-	if !full || v == nil || rd.err != nil {
-		return
-	}
-	q := r.queues[num]
-	if q == nil {
-		q = v.addQueue(num, spec)
-		r.queues[num] = q
-	}
-	r.b.nextQueue.Store(max(r.b.nextQueue.Load(), num))
-	q.tail = max(q.tail, tail)
-	settled := func(seq uint64) bool {
-		if seq < floor {
-			return true
-		}
-		i, _ := slices.BinarySearchFunc(runs, seq, func(t target, s uint64) int {
-			if t.seq <= s {
-				return -1
-			}
-			return 1
-		})
-		return i < len(runs) && runs[i].queue <= seq
-	}
-	for _, s := range r.strays[num] {
-		if !settled(s.seq) {
-			r.place(num, s.seq, s.m)
-		}
-	}
-	delete(r.strays, num)
-	for _, run := range append([]target{{0, floor}}, runs...) {
-		r.settle(q, run.queue, run.seq-run.queue)
-	}
-	q.tail = max(q.tail, tail)
-}
-
-// stateRecord describes a queue for a checkpoint. q.mu is held.
-func (q *Queue) stateRecordLocked() []byte {
-	b := q.record()
-	b = binary.AppendUvarint(b, q.tail)
-	floor := q.tail
-	first := true
-	var runs []uint64
-	at := uint64(0) // end of what has been described
-	n := 0
-	live := func(seq uint64) {
-		switch {
-		case first:
-			floor, first = seq, false
-		case seq > at:
-			runs = append(runs, 0, 0)
-			runs[2*n], runs[2*n+1] = at, seq
-			n++
-		}
-		at = seq + 1
-	}
-	q.chunks.each(func(k *chunk) {
-		if k.packed != nil || k.live == len(k.entries) {
-			live(k.first)
-			at = k.first + uint64(k.live)
-			return
-		}
-		for i := range k.entries {
-			if k.entries[i].state != gone {
-				live(k.first + uint64(i))
-			}
-		}
-	})
-	if !first && at < q.tail {
-		runs = append(runs, at, q.tail)
-		n++
-	}
-	b = binary.AppendUvarint(b, floor)
-	b = binary.AppendUvarint(b, uint64(n))
-	end := floor
-	for i := range n {
-		b = binary.AppendUvarint(b, runs[2*i]-end)
-		b = binary.AppendUvarint(b, runs[2*i+1]-runs[2*i])
-		end = runs[2*i+1]
-	}
-	return b
 }

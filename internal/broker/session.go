@@ -2,6 +2,7 @@ package broker
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,8 +112,12 @@ func (s *Session) signal() {
 }
 
 // Take moves what the outbox holds into buf[:0] and returns it. What was taken
-// counts as waiting until Flushed. Called by the writer.
+// counts as waiting until Flushed. Called by the writer. Once the messages are, or
+// may be, another node's, all that is left to be told is that the connection ends.
 func (s *Session) Take(buf []Event) []Event {
+	if s.b.lease != nil && !s.b.owns() {
+		return s.takeEnd(buf)
+	}
 	clear(buf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,6 +129,16 @@ func (s *Session) Take(buf []Event) []Event {
 	events := s.events
 	s.events = buf[:0]
 	return events
+}
+
+// takeEnd is Take without what only an owner may tell.
+func (s *Session) takeEnd(buf []Event) []Event {
+	clear(buf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	events := s.events
+	s.events = buf[:0]
+	return slices.DeleteFunc(events, func(e Event) bool { return e.Kind != EventClosed })
 }
 
 // Flushed says that the events were written, so that consumers that waited
@@ -244,7 +259,5 @@ func (s *Session) Close() {
 	}
 	clear(s.channels)
 	s.deleteExclusive()
-	s.b.mu.Lock()
-	delete(s.b.sessions, s)
-	s.b.mu.Unlock()
+	s.b.forget(s)
 }

@@ -87,6 +87,10 @@ func (o *people) words(r *broker.RecordInfo) string {
 		return "the transaction is committed"
 	case "epoch":
 		return "a new owner begins"
+	case "owner":
+		return fmt.Sprintf("the owner is %q", r.Node)
+	case "handover":
+		return "the owner hands over"
 	case "vhost":
 		return fmt.Sprintf("virtual host %q", r.VHost)
 	case "exchange":
@@ -304,6 +308,7 @@ type jsonRecord struct {
 	Accepted    [][2]uint64    `json:"accepted,omitempty"` // first and last of runs of a producer's numbers
 	IDs         []string       `json:"ids,omitempty"`      // hashes of duplicate ids, in hexadecimal
 	Whole       bool           `json:"whole,omitempty"`    // they are all that are remembered of this exchange and key
+	Node        string         `json:"node,omitempty"`
 }
 
 func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
@@ -312,7 +317,7 @@ func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
 		VHost: r.VHost, Kind: r.Type, Destination: r.Destination, Key: r.Key,
 		Durable: r.Durable, AutoDelete: r.AutoDelete, Internal: r.Internal,
 		Highest: r.LastQueue, Began: r.Position, Tail: r.Tail, Floor: r.Floor,
-		Arguments: plain(r.Args), Whole: r.Whole,
+		Arguments: plain(r.Args), Whole: r.Whole, Node: r.Node,
 	}
 	if r.Count > 0 {
 		j.First = &r.First
