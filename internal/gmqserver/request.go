@@ -101,11 +101,13 @@ func (c *conn) sync(e ending) error {
 }
 
 func (c *conn) length(e ending) error {
-	if err := c.ensure(c.req.Queue); err != nil {
-		return err
+	if !c.req.Passive {
+		if err := c.ensure(c.req.Queue); err != nil {
+			return err
+		}
 	}
 	info, err := c.session.CheckQueue(c.req.Queue)
-	if isKind(err, broker.NotFound) { // somebody deleted it
+	if isKind(err, broker.NotFound) && !c.req.Passive { // somebody deleted it
 		delete(c.known, c.req.Queue)
 		if err = c.ensure(c.req.Queue); err == nil {
 			info, err = c.session.CheckQueue(c.req.Queue)

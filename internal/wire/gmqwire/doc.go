@@ -27,6 +27,7 @@
 //	wait_msec     of S: how long to wait for a message, milliseconds
 //	requeue       of N: false drops the message
 //	redelivered   of a reply to S: it may have been delivered before
+//	passive       of L: true for a queue that is not to be made
 //	transient     of P: it need not be stored
 //	message_id    of P, and of a reply to S: header x-ferry-id
 //	attempt       of P: header x-ferry-attempt

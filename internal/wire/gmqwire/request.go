@@ -39,6 +39,7 @@ type Request struct {
 	NoRequeue bool  // of N
 	Transient bool  // of P
 	AskServer bool  // of SYNC: who answers?
+	Passive   bool  // of L: a queue that is not there is an error, and is not made
 
 	MessageID  string // of P
 	Attempt    int64
@@ -148,6 +149,8 @@ func (p *requestParser) member(key []byte) error {
 	case "server":
 		r.AskServer = true
 		return p.skip()
+	case "passive":
+		return p.boolean("passive", &r.Passive)
 	case "message_id":
 		return p.texts("message_id", &r.MessageID)
 	case "attempt":
@@ -207,6 +210,7 @@ func AppendRequest(dst []byte, r *Request) []byte {
 		o.dst = append(o.dst, "false"...)
 	}
 	o.truth("transient", r.Transient)
+	o.truth("passive", r.Passive)
 	o.text("message_id", r.MessageID)
 	if r.Attempt != 0 {
 		o.integer("attempt", r.Attempt)

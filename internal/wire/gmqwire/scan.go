@@ -34,28 +34,28 @@ type Scanner struct {
 type state uint8
 
 const (
-	atStart       state = iota // of the object
-	atKeyOrEnd                 // behind {
-	atKey                      // behind , in an object
-	atColon                    // behind a key
-	atValue                    // behind : or ,
-	atValueOrEnd               // behind [
-	atNext                     // behind a value
-	inString                   //
-	inEscape                   // behind \
-	inHex4                     // behind \u; inHex4-i are those with 4-i digits to come
-	inHex3                     //
-	inHex2                     //
-	inHex1                     //
-	inLiteral                  // true, false, null
-	inMinus                    // behind -
-	inZero                     // behind a leading 0
-	inInteger                  // behind a digit
-	inPoint                    // behind .
-	inFraction                 // behind a digit of a fraction
-	inExponent                 // behind e
-	inSign                     // behind the sign of an exponent
-	inPower                    // behind a digit of an exponent
+	atStart      state = iota // of the object
+	atKeyOrEnd                // behind {
+	atKey                     // behind , in an object
+	atColon                   // behind a key
+	atValue                   // behind : or ,
+	atValueOrEnd              // behind [
+	atNext                    // behind a value
+	inString                  //
+	inEscape                  // behind \
+	inHex4                    // behind \u; inHex4-i are those with 4-i digits to come
+	inHex3                    //
+	inHex2                    //
+	inHex1                    //
+	inLiteral                 // true, false, null
+	inMinus                   // behind -
+	inZero                    // behind a leading 0
+	inInteger                 // behind a digit
+	inPoint                   // behind .
+	inFraction                // behind a digit of a fraction
+	inExponent                // behind e
+	inSign                    // behind the sign of an exponent
+	inPower                   // behind a digit of an exponent
 )
 
 // Reset makes the scanner ready for the next object.
