@@ -65,8 +65,10 @@ func TestExclusiveConsumers(t *testing.T) {
 	}
 }
 
-func TestAutoDelete(t *testing.T) {
-	w := newWorld(t)
+func TestAutoDelete(t *testing.T) { eachJournal(t, testAutoDelete) }
+
+func testAutoDelete(t *testing.T, on journals) {
+	w := on.world(t)
 	c, d := w.client(), w.client()
 	defer d.Close()
 	if _, err := c.DeclareQueue(QueueSpec{Name: "q", Durable: true, AutoDelete: true}); err != nil {
@@ -443,8 +445,10 @@ func TestAlarmsHaveHysteresis(t *testing.T) {
 	}
 }
 
-func TestManyQueuesComeBack(t *testing.T) {
-	w := newWorld(t)
+func TestManyQueuesComeBack(t *testing.T) { eachJournal(t, testManyQueuesComeBack) }
+
+func testManyQueuesComeBack(t *testing.T, on journals) {
+	w := on.world(t)
 	c := w.client()
 	const n = 10000
 	for i := range n {
@@ -547,8 +551,10 @@ func TestTransactionSettlesOnlyTogether(t *testing.T) {
 
 // TestTransactionStaysInItsSegment: what follows a transaction is not lost when
 // the messages of its end are dropped before those of its beginning.
-func TestTransactionStaysInItsSegment(t *testing.T) {
-	w := newWorld(t, tiny)
+func TestTransactionStaysInItsSegment(t *testing.T) { eachJournal(t, testTransactionStaysInItsSegment) }
+
+func testTransactionStaysInItsSegment(t *testing.T, on journals) {
+	w := on.world(t, tiny)
 	c := w.client()
 	c.queue("stays", true)
 	c.queue("goes", true)

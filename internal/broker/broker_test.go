@@ -15,14 +15,16 @@ import (
 	"github.com/ferrymq/ferry/internal/vfs"
 )
 
-// world is a broker over a file journal in memory, which outlives restarts.
+// world is a broker over a journal that outlives restarts: a file journal in
+// memory, or what open opens.
 type world struct {
-	t  testing.TB
-	fs *vfs.Mem
-	j  journal.Journal
-	b  *Broker
+	t    testing.TB
+	fs   *vfs.Mem
+	open func() (journal.Journal, error)
+	j    journal.Journal
+	b    *Broker
 
-	wrap func(*vfs.Mem) vfs.FS // what the journal gets for fs, nil: fs
+	wrap func(*vfs.Mem) vfs.FS // what the file journal gets for fs, nil: fs
 }
 
 var discard = slog.New(slog.DiscardHandler)
@@ -35,15 +37,20 @@ func (w *world) fsys() vfs.FS {
 }
 
 func newWorld(t *testing.T, change ...func(*Config)) *world {
-	w := &world{t: t, fs: vfs.NewMem()}
-	w.start(change...)
-	t.Cleanup(w.stop)
-	return w
+	t.Helper()
+	return onFiles.world(t, change...)
+}
+
+func (w *world) openJournal() (journal.Journal, error) {
+	if w.open != nil {
+		return w.open()
+	}
+	return file.Open(w.fsys(), "data", file.Options{Logger: discard})
 }
 
 func (w *world) start(change ...func(*Config)) {
 	w.t.Helper()
-	j, err := file.Open(w.fsys(), "data", file.Options{Logger: discard})
+	j, err := w.openJournal()
 	if err != nil {
 		w.t.Fatalf("open the journal: %v", err)
 	}
@@ -204,7 +211,11 @@ func TestPublishIsDeliveredAndAcked(t *testing.T) {
 }
 
 func TestConfirmedMessagesSurviveARestart(t *testing.T) {
-	w := newWorld(t)
+	eachJournal(t, testConfirmedMessagesSurviveARestart)
+}
+
+func testConfirmedMessagesSurviveARestart(t *testing.T, on journals) {
+	w := on.world(t)
 	c := w.client()
 	c.queue("q", true)
 	if err := c.DeclareExchange(ExchangeSpec{Name: "x", Type: "topic", Durable: true}); err != nil {
@@ -304,7 +315,11 @@ func TestRoundRobinAmongThoseWithCredit(t *testing.T) {
 }
 
 func TestFanoutPersistentIsOneCopyInTheLog(t *testing.T) {
-	w := newWorld(t)
+	eachJournal(t, testFanoutPersistentIsOneCopyInTheLog)
+}
+
+func testFanoutPersistentIsOneCopyInTheLog(t *testing.T, on journals) {
+	w := on.world(t)
 	c := w.client()
 	for i := range 5 {
 		c.queue(fmt.Sprint("q", i), true)
@@ -333,8 +348,10 @@ func TestFanoutPersistentIsOneCopyInTheLog(t *testing.T) {
 	c.Close()
 }
 
-func TestTransactionTakesEffectAtOnce(t *testing.T) {
-	w := newWorld(t)
+func TestTransactionTakesEffectAtOnce(t *testing.T) { eachJournal(t, testTransactionTakesEffectAtOnce) }
+
+func testTransactionTakesEffectAtOnce(t *testing.T, on journals) {
+	w := on.world(t)
 	c := w.client()
 	c.queue("q", true)
 	c.publish("", "q", "first", true)
@@ -386,7 +403,11 @@ func TestMandatoryIsReturnedBeforeItsConfirm(t *testing.T) {
 }
 
 func TestPublishNeverEntersANewQueueOfTheSameName(t *testing.T) {
-	w := newWorld(t)
+	eachJournal(t, testPublishNeverEntersANewQueueOfTheSameName)
+}
+
+func testPublishNeverEntersANewQueueOfTheSameName(t *testing.T, on journals) {
+	w := on.world(t)
 	c, d := w.client(), w.client()
 	c.queue("q", true)
 	if err := c.ch.Publish(&Publish{Key: []byte("q"), Persistent: true, Body: []byte("old")}); err != nil {
@@ -430,8 +451,10 @@ func TestDirectReplyTo(t *testing.T) {
 	c.expect("answer", false)
 }
 
-func TestColdBacklogIsReadBackInOrder(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.HotBytes = 1 << 14 })
+func TestColdBacklogIsReadBackInOrder(t *testing.T) { eachJournal(t, testColdBacklogIsReadBackInOrder) }
+
+func testColdBacklogIsReadBackInOrder(t *testing.T, on journals) {
+	w := on.world(t, func(c *Config) { c.HotBytes = 1 << 14 })
 	c := w.client()
 	c.queue("q", true)
 	_ = c.ch.ConfirmSelect()
@@ -457,9 +480,11 @@ func TestColdBacklogIsReadBackInOrder(t *testing.T) {
 	c.Close()
 }
 
-func TestCleaningKeepsWhatIsLive(t *testing.T) {
+func TestCleaningKeepsWhatIsLive(t *testing.T) { eachJournal(t, testCleaningKeepsWhatIsLive) }
+
+func testCleaningKeepsWhatIsLive(t *testing.T, on journals) {
 	small := func(c *Config) { c.SegmentBytes = 64 << 10; c.CleanEvery = time.Millisecond; c.HotBytes = 1 << 12 }
-	w := newWorld(t, small)
+	w := on.world(t, small)
 	c := w.client()
 	c.queue("parked", true)
 	c.queue("churn", true)

@@ -41,7 +41,7 @@ func (ballastFile) Close() error         { return nil }
 const never = math.MaxInt
 
 // A note is a message of a story, in one of its queues. Times are numbers of
-// changes of the file system.
+// changes of the file system, or of the journal if there is a tape of it.
 type note struct {
 	text     string
 	queue    string
@@ -66,6 +66,7 @@ type whole struct{ publishes, settles []*note }
 // A story is what was done to a broker, and when what was true of it.
 type story struct {
 	*world
+	tape    *tape   // nil: the file system keeps its history
 	notes   []*note // in the order of their publishing
 	actions []action
 	wholes  []whole
@@ -87,7 +88,12 @@ func newStory(t *testing.T) *story {
 	return s
 }
 
-func (s *story) now() int { return len(s.fs.History()) }
+func (s *story) now() int {
+	if s.tape != nil {
+		return len(s.tape.history())
+	}
+	return len(s.fs.History())
+}
 
 func (s *story) confirming() *client {
 	c := s.client()
@@ -368,6 +374,9 @@ func (s *story) churn(c *client, rounds int, clean bool) {
 
 // cleaned is how many segments were dropped.
 func (s *story) cleaned() (n int) {
+	if s.tape != nil {
+		return s.tape.drops()
+	}
 	for _, c := range s.fs.History() {
 		if c.Op == vfs.OpRemove && strings.HasSuffix(c.Name, ".seg") {
 			n++
@@ -757,7 +766,7 @@ func TestCrashAtEveryByte(t *testing.T) {
 // start and stop without a test that fails.
 
 func (w *world) tryStart(change ...func(*Config)) error {
-	j, err := file.Open(w.fsys(), "data", file.Options{Logger: discard})
+	j, err := w.openJournal()
 	if err != nil {
 		return err
 	}

@@ -164,9 +164,13 @@ func TestWhatIsReadForNobodyDoesNotCount(t *testing.T) {
 
 // What only transactions publish, and what only is read back, leaves memory too.
 func TestBodiesLeaveMemoryWithoutPublishes(t *testing.T) {
+	eachJournal(t, testBodiesLeaveMemoryWithoutPublishes)
+}
+
+func testBodiesLeaveMemoryWithoutPublishes(t *testing.T, on journals) {
 	const limit = 64 << 10
 	small := func(c *Config) { c.HotBytes = limit }
-	w := newWorld(t, small)
+	w := on.world(t, small)
 	c := w.client()
 	c.queue("q", true)
 	if err := c.ch.TxSelect(); err != nil {
@@ -193,13 +197,15 @@ func TestBodiesLeaveMemoryWithoutPublishes(t *testing.T) {
 }
 
 // A backlog that is packed is purged, and deleted, without a trace.
-func TestPackedBacklogGoesAtOnce(t *testing.T) {
+func TestPackedBacklogGoesAtOnce(t *testing.T) { eachJournal(t, testPackedBacklogGoesAtOnce) }
+
+func testPackedBacklogGoesAtOnce(t *testing.T, on journals) {
 	small := func(c *Config) { c.HotBytes = 1 << 16 }
 	for name, end := range map[string]func(*client) (int, error){
 		"purge":  func(c *client) (int, error) { return c.PurgeQueue("q") },
 		"delete": func(c *client) (int, error) { return c.DeleteQueue("q", false, false) },
 	} {
-		w := newWorld(t, small)
+		w := on.world(t, small)
 		c := w.client()
 		c.queue("q", true)
 		const n = 3*settledMost + 5

@@ -195,9 +195,11 @@ func TestIdentitiesOfABatchAreRuns(t *testing.T) {
 }
 
 // What was accepted outlives the segments that say so.
-func TestCleaningKeepsWhatWasAccepted(t *testing.T) {
+func TestCleaningKeepsWhatWasAccepted(t *testing.T) { eachJournal(t, testCleaningKeepsWhatWasAccepted) }
+
+func testCleaningKeepsWhatWasAccepted(t *testing.T, on journals) {
 	often := func(c *Config) { c.SegmentBytes, c.CleanEvery = 64<<10, time.Millisecond }
-	w, c := idWorld(t, often)
+	w, c := on.idWorld(t, often)
 	const n = 2000
 	for i := range n {
 		c.add("", "a", fmt.Sprint("p-", i+1), true)

@@ -111,13 +111,15 @@ func TestConnectionsRaceInTransactions(t *testing.T) {
 // Whatever is published, sent again, copied, returned and restarted: a confirmed
 // message that was not returned was stored, and as long as little is forgotten,
 // nothing that is sent again is stored twice.
-func TestNothingIsLostToRepeats(t *testing.T) {
+func TestNothingIsLostToRepeats(t *testing.T) { eachJournal(t, testNothingIsLostToRepeats) }
+
+func testNothingIsLostToRepeats(t *testing.T, on journals) {
 	for seed := range uint64(12) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		change := func(c *Config) {
 			c.producers, c.SegmentBytes, c.CleanEvery = 6, 16<<10, time.Millisecond
 		}
-		w, c := idWorld(t, change)
+		w, c := on.idWorld(t, change)
 		d := w.client().confirming()   // a consumer, which republishes
 		known := map[string]bool{}     // stored, and not forgotten by a restart
 		transient := map[string]bool{} // of known, what the next restart forgets

@@ -88,7 +88,13 @@ func (w *world) hold() (let func()) {
 // idWorld is one with durable queues a and b and a
 // confirming client.
 func idWorld(t *testing.T, change ...func(*Config)) (*world, *client) {
-	w := newWorld(t, change...)
+	t.Helper()
+	return onFiles.idWorld(t, change...)
+}
+
+func (on journals) idWorld(t *testing.T, change ...func(*Config)) (*world, *client) {
+	t.Helper()
+	w := on.world(t, change...)
 	c := w.client().confirming()
 	c.queue("a", true)
 	c.queue("b", true)
@@ -96,7 +102,11 @@ func idWorld(t *testing.T, change ...func(*Config)) (*world, *client) {
 }
 
 func TestRepeatsAreDroppedAndConfirmed(t *testing.T) {
-	w, c := idWorld(t)
+	eachJournal(t, testRepeatsAreDroppedAndConfirmed)
+}
+
+func testRepeatsAreDroppedAndConfirmed(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	for _, id := range []string{"p-1", "p-2", "q-1", "p-2", "p-1", "p-3", "q-1"} {
 		c.again("", "a", id, true)
 	}
@@ -130,7 +140,11 @@ func TestRepeatsAreDroppedAndConfirmed(t *testing.T) {
 }
 
 func TestRepeatsInAnotherVHostAreOthers(t *testing.T) {
-	w, c := idWorld(t)
+	eachJournal(t, testRepeatsInAnotherVHostAreOthers)
+}
+
+func testRepeatsInAnotherVHostAreOthers(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	if err := w.b.AddVHost("v"); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +167,11 @@ func TestRepeatsInAnotherVHostAreOthers(t *testing.T) {
 }
 
 func TestRepeatsOfMessagesForManyQueuesAndInPieces(t *testing.T) {
-	w, c := idWorld(t)
+	eachJournal(t, testRepeatsOfMessagesForManyQueuesAndInPieces)
+}
+
+func testRepeatsOfMessagesForManyQueuesAndInPieces(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	for _, q := range []string{"a", "b"} {
 		if err := c.BindQueue(q, "amq.fanout", "", nil); err != nil {
 			t.Fatal(err)
@@ -185,8 +203,10 @@ func TestRepeatsOfMessagesForManyQueuesAndInPieces(t *testing.T) {
 	c.Close()
 }
 
-func TestHolesAreFilledOnce(t *testing.T) {
-	w, c := idWorld(t)
+func TestHolesAreFilledOnce(t *testing.T) { eachJournal(t, testHolesAreFilledOnce) }
+
+func testHolesAreFilledOnce(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	var want []string
 	for _, n := range []int{5, 7, 6, 10, 5, 7, 2, 8, 10, 2, 3, 1, 6, 9, 4, 1} {
 		id := fmt.Sprint("p-", n)
@@ -225,8 +245,10 @@ func TestMalformedIdentitiesMeanNothing(t *testing.T) {
 	}
 }
 
-func TestUnroutableIsNotAccepted(t *testing.T) {
-	w, c := idWorld(t)
+func TestUnroutableIsNotAccepted(t *testing.T) { eachJournal(t, testUnroutableIsNotAccepted) }
+
+func testUnroutableIsNotAccepted(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	c.send("", "none", "p-1", true)
 	c.next(EventReturn)
 	c.add("", "none", "p-2", true)
@@ -258,7 +280,11 @@ func TestUnroutableIsNotAccepted(t *testing.T) {
 }
 
 func TestTransactionsAcceptWhenTheyCommit(t *testing.T) {
-	w, c := idWorld(t)
+	eachJournal(t, testTransactionsAcceptWhenTheyCommit)
+}
+
+func testTransactionsAcceptWhenTheyCommit(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	tx := w.client()
 	if err := tx.ch.TxSelect(); err != nil {
 		t.Fatal(err)
@@ -309,7 +335,11 @@ func TestTransactionsAcceptWhenTheyCommit(t *testing.T) {
 // What a crash forgets must be taken again afterwards: transient messages, and
 // those of queues that are not durable.
 func TestTransientIsRememberedAsLongAsItIsThere(t *testing.T) {
-	w, c := idWorld(t)
+	eachJournal(t, testTransientIsRememberedAsLongAsItIsThere)
+}
+
+func testTransientIsRememberedAsLongAsItIsThere(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	c.queue("t", false)
 	c.send("", "a", "p-1", true)
 	c.send("", "a", "p-2", false)
@@ -350,8 +380,12 @@ func TestRepliesAreDeliveredOnce(t *testing.T) {
 }
 
 func TestLeastRecentlyUsedProducersAreForgotten(t *testing.T) {
+	eachJournal(t, testLeastRecentlyUsedProducersAreForgotten)
+}
+
+func testLeastRecentlyUsedProducersAreForgotten(t *testing.T, on journals) {
 	small := func(c *Config) { c.producers = 4 }
-	w, c := idWorld(t, small)
+	w, c := on.idWorld(t, small)
 	for _, id := range []string{"p1-1", "p2-1", "p3-1", "p4-1", "p1-2"} {
 		c.send("", "a", id, true)
 	}

@@ -97,8 +97,10 @@ func TestAcceptedResendsAreRedelivered(t *testing.T) {
 // Whoever publishes what it received again, with the headers that it had, has a
 // message of its own: over its connection or another, even over the publisher's,
 // to the same queue or another, as often as it likes.
-func TestCopiesAreStored(t *testing.T) {
-	w, c := idWorld(t)
+func TestCopiesAreStored(t *testing.T) { eachJournal(t, testCopiesAreStored) }
+
+func testCopiesAreStored(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	other := w.client().confirming()
 	c.send("", "a", "p-1", true)
 	c.send("", "a", "p-2", true)
@@ -227,7 +229,9 @@ func TestDoubtfulRepeatsAreStored(t *testing.T) {
 
 // The mark is gone from what is delivered, also after a restart, wherever it was
 // among the headers, and whatever its value.
-func TestMarksAreNotStored(t *testing.T) {
+func TestMarksAreNotStored(t *testing.T) { eachJournal(t, testMarksAreNotStored) }
+
+func testMarksAreNotStored(t *testing.T, on journals) {
 	other, cc := longText("other", "x"), append([]byte("\x02CCA"), 0, 0, 0, 0)
 	text := longText(attemptHeader, "2")
 	byteMark := append([]byte("\x0fx-ferry-attemptb"), 2)
@@ -276,7 +280,7 @@ func TestMarksAreNotStored(t *testing.T) {
 	}
 	for way, publish := range ways {
 		t.Run(way, func(t *testing.T) {
-			w, c := idWorld(t)
+			w, c := on.idWorld(t)
 			for _, restarted := range []bool{false, true} {
 				producer := fmt.Sprint("p", restarted)
 				for i, x := range rows {

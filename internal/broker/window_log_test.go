@@ -164,12 +164,14 @@ func TestIDsOfABatchAreOneRecord(t *testing.T) {
 
 // What is remembered outlives the segments that say so, and is forgotten in the
 // order in which it came.
-func TestCleaningKeepsDuplicateIDs(t *testing.T) {
+func TestCleaningKeepsDuplicateIDs(t *testing.T) { eachJournal(t, testCleaningKeepsDuplicateIDs) }
+
+func testCleaningKeepsDuplicateIDs(t *testing.T, on journals) {
 	often := func(c *Config) {
 		c.SegmentBytes, c.CleanEvery = 64<<10, time.Millisecond
 		c.windows.each = 1500
 	}
-	w, c := idWorld(t, often)
+	w, c := on.idWorld(t, often)
 	const n = 2000
 	for i := range n {
 		c.dup("a", fmt.Sprint(i))
@@ -346,7 +348,9 @@ func raceDuplicates(t *testing.T, all, addresses int) {
 // Whatever is published, sent again and restarted, by whom and in what: exactly
 // those messages are stored whose id is not among the last of their address. What
 // transient messages pushed out of a window may be back after a restart.
-func TestWindowsAreAsTheyShouldBe(t *testing.T) {
+func TestWindowsAreAsTheyShouldBe(t *testing.T) { eachJournal(t, testWindowsAreAsTheyShouldBe) }
+
+func testWindowsAreAsTheyShouldBe(t *testing.T, on journals) {
 	const each = 7
 	for seed := range uint64(10) {
 		mixed := seed%2 == 1
@@ -354,7 +358,7 @@ func TestWindowsAreAsTheyShouldBe(t *testing.T) {
 		change := func(c *Config) {
 			c.windows.each, c.SegmentBytes, c.CleanEvery = each, 8<<10, time.Millisecond
 		}
-		w, c := idWorld(t, change)
+		w, c := on.idWorld(t, change)
 		d := w.client()
 		c.must(d.ch.TxSelect())
 		last := map[string][]string{}          // the ids of an address, the oldest first

@@ -72,7 +72,11 @@ func TestDuplicateIDsAreHashedAsEver(t *testing.T) {
 }
 
 func TestDuplicatesAreDroppedAndConfirmed(t *testing.T) {
-	w, c := idWorld(t)
+	eachJournal(t, testDuplicatesAreDroppedAndConfirmed)
+}
+
+func testDuplicatesAreDroppedAndConfirmed(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	for _, id := range []string{"1", "2", "one-1", "2", "1", strings.Repeat("x", 60000), "3"} {
 		c.dup("a", id)
 	}
@@ -184,7 +188,11 @@ func TestDuplicateIDIsFoundInProperties(t *testing.T) {
 }
 
 func TestUnroutableDuplicatesAreNotRemembered(t *testing.T) {
-	w, c := idWorld(t)
+	eachJournal(t, testUnroutableDuplicatesAreNotRemembered)
+}
+
+func testUnroutableDuplicatesAreNotRemembered(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	c.dup("none", "1")
 	c.dup("none", "2", "2")
 	for range 3 {
@@ -244,7 +252,11 @@ func TestDuplicateOfADeletedQueue(t *testing.T) {
 }
 
 func TestOldestDuplicateIDsAreForgotten(t *testing.T) {
-	w, c := idWorld(t, limits(3, 100, 100))
+	eachJournal(t, testOldestDuplicateIDsAreForgotten)
+}
+
+func testOldestDuplicateIDsAreForgotten(t *testing.T, on journals) {
+	w, c := on.idWorld(t, limits(3, 100, 100))
 	c.dup("a", "1", "2", "3", "1", "4")
 	c.dup("a", "2", "3", "4")
 	c.dup("b", "5")
@@ -270,12 +282,16 @@ func TestOldestDuplicateIDsAreForgotten(t *testing.T) {
 }
 
 func TestLeastUsedAddressesAreForgotten(t *testing.T) {
+	eachJournal(t, testLeastUsedAddressesAreForgotten)
+}
+
+func testLeastUsedAddressesAreForgotten(t *testing.T, on journals) {
 	for _, x := range []struct {
 		name   string
 		limits func(*Config)
 	}{{"ids", limits(10, 6, 100)}, {"addresses", limits(10, 100, 3)}} {
 		t.Run(x.name, func(t *testing.T) {
-			w, c := idWorld(t, x.limits)
+			w, c := on.idWorld(t, x.limits)
 			c.queue("c", true)
 			c.queue("d", true)
 			for _, q := range []string{"a", "b", "c"} {
@@ -382,7 +398,11 @@ func TestTransactionOfTooManyAddresses(t *testing.T) {
 }
 
 func TestTransientDuplicatesCountUntilARestart(t *testing.T) {
-	w, c := idWorld(t)
+	eachJournal(t, testTransientDuplicatesCountUntilARestart)
+}
+
+func testTransientDuplicatesCountUntilARestart(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	c.queue("memory", false)
 	c.dupAs(false, "a", "1")
 	c.dup("a", "2", "1")
@@ -404,8 +424,10 @@ func TestTransientDuplicatesCountUntilARestart(t *testing.T) {
 	c.Close()
 }
 
-func TestDuplicatesInTransactions(t *testing.T) {
-	w, c := idWorld(t)
+func TestDuplicatesInTransactions(t *testing.T) { eachJournal(t, testDuplicatesInTransactions) }
+
+func testDuplicatesInTransactions(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	tx := w.client()
 	c.must(tx.ch.TxSelect())
 	tx.dup("a", "1")
@@ -446,8 +468,10 @@ func TestDuplicatesInTransactions(t *testing.T) {
 }
 
 // A large message whose body comes in pieces is a repeat like another.
-func TestDuplicateInPieces(t *testing.T) {
-	w, c := idWorld(t)
+func TestDuplicateInPieces(t *testing.T) { eachJournal(t, testDuplicateInPieces) }
+
+func testDuplicateInPieces(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	for range 2 {
 		body := bytes.Repeat([]byte("x"), 3<<20)
 		in, err := c.ch.PublishLarge(&Publish{Key: []byte("a"), Persistent: true, Properties: duplicate("1")}, uint64(len(body)))
@@ -468,8 +492,10 @@ func TestDuplicateInPieces(t *testing.T) {
 }
 
 // Messages for several queues, some of which a restart forgets.
-func TestDuplicatesOfAFanout(t *testing.T) {
-	w, c := idWorld(t)
+func TestDuplicatesOfAFanout(t *testing.T) { eachJournal(t, testDuplicatesOfAFanout) }
+
+func testDuplicatesOfAFanout(t *testing.T, on journals) {
+	w, c := on.idWorld(t)
 	c.queue("memory", false)
 	for _, q := range []string{"a", "b", "memory"} {
 		c.must(c.BindQueue(q, "amq.fanout", "", nil))
