@@ -70,6 +70,7 @@ type event struct {
 // dependency's tests. It fails with any of them, with one that skips itself
 // unannounced, and when there are fewer than are known.
 func TestGoClientSuite(t *testing.T) {
+	t.Parallel()
 	names := make([]string, 0, len(leftOut))
 	for _, l := range leftOut {
 		if !l.itself {
@@ -152,6 +153,7 @@ func outputOf(events []event, test string) string {
 // TestLeftOutTestsExist catches names in the table that the suite no longer
 // has.
 func TestLeftOutTestsExist(t *testing.T) {
+	t.Parallel()
 	out, err := run(t.Context(), "go", "test", "-tags=integration", "-list=.", clientModule)
 	if err != nil {
 		t.Fatal(err)

@@ -5,13 +5,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,13 @@ const (
 	// logLines is how much of ferry's log a failed test shows.
 	logLines = 30
 
+	// promptRace has programs with the race detector end when they have ended, and not
+	// after a second of sleep: the tests run many that live for less.
+	promptRace = "atexit_sleep_ms=10"
+
+	// sideBySide is how many tests run beside each other on a small machine.
+	sideBySide = 5
+
 	startLimit = 60 * time.Second
 	stopLimit  = 20 * time.Second
 
@@ -38,6 +46,14 @@ const (
 var scratch string
 
 func TestMain(m *testing.M) {
+	err := mostlyWait()
+	if err == nil && os.Getenv("GORACE") == "" {
+		err = os.Setenv("GORACE", promptRace)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	dir, err := os.MkdirTemp("", "ferry-conformance-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -54,6 +70,18 @@ func TestMain(m *testing.M) {
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// mostlyWait has more tests run at one time than there are processors, unless the
+// command says how many: they wait for programs that sleep and for brokers that start.
+func mostlyWait() error {
+	flag.Parse()
+	told := false
+	flag.Visit(func(f *flag.Flag) { told = told || f.Name == "test.parallel" })
+	if told {
+		return nil
+	}
+	return flag.Set("test.parallel", strconv.Itoa(max(sideBySide, runtime.GOMAXPROCS(0))))
 }
 
 // missing ends a test for which a real component is not there: in CI it fails,
@@ -105,16 +133,27 @@ func target(t *testing.T) string {
 	return startFerry(t)
 }
 
-// startFerry starts the real binary, waits until it says that it is ready, and
-// ends it with the test. What it logged last is shown if the test fails.
+// anyPort is for a listener whose port the system chooses: no other process can take
+// it between the choice and the start.
+const anyPort = "127.0.0.1:0"
+
+// startFerry is serve with AMQP alone.
 func startFerry(t *testing.T) string {
+	t.Helper()
+	return "amqp://guest:guest@" + serve(t, "--stomp", "off", "--http", "off")["amqp"] + "/"
+}
+
+// serve starts the real binary, waits until it says that it is ready, and ends it
+// with the test. What it logged last is shown if the test fails. It returns where it
+// listens, by the name of the entrance.
+func serve(t *testing.T, flags ...string) map[string]string {
 	t.Helper()
 	bin, err := buildFerry()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := freeAddress(t)
-	cmd := exec.Command(bin, "serve", "--store", "file:"+filepath.Join(t.TempDir(), "journal"), "--amqp", addr, "--stomp", "off", "--http", "off")
+	args := []string{"serve", "--store", "file:" + filepath.Join(t.TempDir(), "journal"), "--amqp", anyPort}
+	cmd := exec.Command(bin, append(args, flags...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -144,8 +183,16 @@ func startFerry(t *testing.T) string {
 	if !log.seen(readyLine) {
 		t.Fatalf("ferry serve ended without saying %q", readyLine)
 	}
-	return "amqp://guest:guest@" + addr + "/"
+	addresses := make(map[string]string)
+	for _, m := range listening.FindAllStringSubmatch(log.String(), -1) {
+		addresses[m[1]] = m[2]
+	}
+	return addresses
 }
+
+// listening finds the addresses in the line that ferry serve prints when it is
+// ready.
+var listening = regexp.MustCompile(`\b(amqp|stomp|http) (127\.0\.0\.1:\d+)`)
 
 // stopProcess asks a process to end, insists when it does not, and waits.
 func stopProcess(t *testing.T, cmd *exec.Cmd, reader *sync.WaitGroup) {
@@ -196,17 +243,6 @@ func (b *logBuffer) String() string {
 }
 
 func (b *logBuffer) seen(word string) bool { return strings.Contains(b.String(), word) }
-
-// freeAddress is one on loopback that nobody listens on now.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
 
 var rabbitMQ struct {
 	once            sync.Once

@@ -29,6 +29,7 @@ func blocks(t *testing.T, language string) []string {
 // The README's commands for messages are run, but with a binary that is there
 // already, and its lines of Go are compiled.
 func TestFirstScreenOfTheReadmeSendsFromTheCommandLineAndFromGo(t *testing.T) {
+	t.Parallel()
 	bin, err := buildFerry()
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +66,7 @@ func try(ctx context.Context, handle func(context.Context, *ferry.Delivery) erro
 // TestFirstScreenOfTheReadmeSendsAMessage runs the README's program, word for
 // word but for the port, against a broker that was started as the README says.
 func TestFirstScreenOfTheReadmeSendsAMessage(t *testing.T) {
+	t.Parallel()
 	if start := strings.TrimSpace(block(t, "sh")); start != "go run ./cmd/ferry serve" {
 		t.Errorf("the README starts a broker with %q; this test starts the same binary with serve", start)
 	}

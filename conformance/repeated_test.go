@@ -92,6 +92,7 @@ func (p *peer) empty(queue string) {
 }
 
 func TestNackMultipleRequeuesInOrder(t *testing.T) {
+	t.Parallel()
 	p := dial(t, target(t))
 	q := p.queue()
 	p.publish(q, 1, 5)
@@ -111,6 +112,7 @@ func TestNackMultipleRequeuesInOrder(t *testing.T) {
 }
 
 func TestNackMultipleLeavesLaterOnesAlone(t *testing.T) {
+	t.Parallel()
 	p := dial(t, target(t))
 	q := p.queue()
 	p.publish(q, 1, 4)
@@ -129,6 +131,7 @@ func TestNackMultipleLeavesLaterOnesAlone(t *testing.T) {
 }
 
 func TestNackOfOneReturnsToItsPlace(t *testing.T) {
+	t.Parallel()
 	p := dial(t, target(t))
 	q := p.queue()
 	p.publish(q, 1, 4)
@@ -150,6 +153,7 @@ func TestNackOfOneReturnsToItsPlace(t *testing.T) {
 }
 
 func TestNackAllWithTagZero(t *testing.T) {
+	t.Parallel()
 	p := dial(t, target(t))
 	q := p.queue()
 	p.publish(q, 1, 3)
@@ -165,6 +169,7 @@ func TestNackAllWithTagZero(t *testing.T) {
 }
 
 func TestConsumerGetsRequeuedMessagesInOrder(t *testing.T) {
+	t.Parallel()
 	p := dial(t, target(t))
 	q := p.queue()
 	p.publish(q, 1, 6)
@@ -208,6 +213,7 @@ func next(t *testing.T, deliveries <-chan amqp.Delivery) amqp.Delivery {
 }
 
 func TestRecoverWithoutRequeueIsNotImplemented(t *testing.T) {
+	t.Parallel()
 	p := dial(t, target(t))
 	err := p.ch.Recover(false) //nolint:staticcheck // deprecated, and still in clients' hands
 	refused, ok := errors.AsType[*amqp.Error](err)
@@ -224,6 +230,7 @@ var capabilities = []string{
 }
 
 func TestServerCapabilities(t *testing.T) {
+	t.Parallel()
 	p := dial(t, target(t))
 	got, ok := p.conn.Properties["capabilities"].(amqp.Table)
 	if !ok {

@@ -4,14 +4,9 @@ import (
 	"encoding/json"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 )
 
 // stompFrames is the file of what RabbitMQ's plugin answers to the scenarios.
@@ -34,51 +29,9 @@ func stompTarget(t *testing.T) stompURLs {
 // startStompFerry is startFerry with STOMP, over TCP and over WebSocket.
 func startStompFerry(t *testing.T, flags ...string) stompURLs {
 	t.Helper()
-	bin, err := buildFerry()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const anyPort = "127.0.0.1:0"
-	args := []string{
-		"serve", "--store", "file:" + filepath.Join(t.TempDir(), "journal"),
-		"--amqp", anyPort, "--stomp", anyPort, "--http", anyPort,
-	}
-	cmd := exec.Command(bin, append(args, flags...)...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = cmd.Stdout // one stream: the ready line may be on either
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ready := make(chan struct{})
-	log := new(logBuffer)
-	var reader sync.WaitGroup
-	reader.Go(func() { log.follow(out, readyLine, ready) })
-	t.Cleanup(func() {
-		stopProcess(t, cmd, &reader)
-		if t.Failed() {
-			t.Logf("ferry logged at last:\n%s", tail([]byte(log.String()), logLines))
-		}
-		if strings.Contains(log.String(), "DATA RACE") {
-			t.Errorf("the race detector reported:\n%s", log)
-		}
-	})
-	select {
-	case <-ready:
-	case <-time.After(startLimit):
-		t.Fatalf("ferry serve did not say %q within %s", readyLine, startLimit)
-	}
-	if !log.seen(readyLine) {
-		t.Fatalf("ferry serve ended without saying %q", readyLine)
-	}
-	address := make(map[string]string)
-	for _, m := range listening.FindAllStringSubmatch(log.String(), -1) {
-		address[m[1]] = m[2]
-	}
+	address := serve(t, append([]string{"--stomp", anyPort, "--http", anyPort}, flags...)...)
 	if len(address) != 3 {
-		t.Fatalf("ferry serve did not say where it listens:\n%s", log)
+		t.Fatalf("ferry serve did not say where it listens: %q", address)
 	}
 	return stompURLs{
 		stomp: "stomp://guest:guest@" + address["stomp"] + "/",
@@ -86,10 +39,6 @@ func startStompFerry(t *testing.T, flags ...string) stompURLs {
 		amqp:  "amqp://guest:guest@" + address["amqp"] + "/",
 	}
 }
-
-// listening finds the addresses in the line that ferry serve prints when it is
-// ready.
-var listening = regexp.MustCompile(`\b(amqp|stomp|http) (127\.0\.0\.1:\d+)`)
 
 // rabbitMQStomp are the entrances of the RabbitMQ node that all tests share.
 func rabbitMQStomp(t *testing.T) stompURLs {

@@ -78,6 +78,7 @@ func (p program) recording(t *testing.T) []string {
 // what it saw of RabbitMQ when that was recorded, except for what is listed in
 // testdata/differences.jsonl, with the reason.
 func TestFerryAnswersLikeRabbitMQ(t *testing.T) {
+	t.Parallel()
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
@@ -95,6 +96,7 @@ func TestFerryAnswersLikeRabbitMQ(t *testing.T) {
 // recorded one answers some things in other words: what differs is shown, and
 // is no failure.
 func TestRabbitMQAnswersAsRecorded(t *testing.T) {
+	t.Parallel()
 	url := rabbitMQURL(t)
 	version := serverVersion(t, url)
 	for _, p := range programs {
