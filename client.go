@@ -16,6 +16,7 @@ import (
 	"github.com/ferrymq/ferry/internal/endpoint"
 	"github.com/ferrymq/ferry/internal/link"
 	"github.com/ferrymq/ferry/internal/link/amqplink"
+	"github.com/ferrymq/ferry/internal/link/gmqlink"
 	"github.com/ferrymq/ferry/internal/link/stomplink"
 	"github.com/ferrymq/ferry/internal/outbox"
 )
@@ -75,6 +76,14 @@ type Client struct {
 // takes. Each publisher and consumer has a connection of its own then, besides the
 // client's two.
 //
+// gmq:// and gmqs:// URLs lead to a server of Ferry's that speaks GMQ (the original
+// one knows no acknowledgements), by default at port 4567, with TLS 4568, as
+// gmq://user:password@host:port. They take heartbeat, connection_timeout and, with
+// gmqs, the parameters of certificates. Over GMQ there are queues alone: durable ones,
+// which the broker makes when they are named first. The rest is as with STOMP; what a
+// message has that GMQ cannot carry (an exchange, a header that is neither text,
+// integer nor truth value) is refused before it is sent.
+//
 // All endpoints are tried in order, each for at most the connect timeout. If none
 // is reachable Dial fails with ErrNoBroker and what each of them said, or, with
 // WithInitialRetry or WithOutbox, tries again: the former until ctx ends; with an
@@ -98,11 +107,6 @@ func Dial(ctx context.Context, url string, opts ...Option) (*Client, error) {
 		opt(&c.options)
 	}
 	c.options.complete()
-	for _, e := range c.endpoints {
-		if err := checkEndpoint(e); err != nil {
-			return nil, err
-		}
-	}
 	if list.Randomize {
 		rand.Shuffle(len(c.endpoints), func(i, j int) {
 			c.endpoints[i], c.endpoints[j] = c.endpoints[j], c.endpoints[i]
@@ -169,20 +173,13 @@ func (o *options) complete() {
 	}
 }
 
-// checkEndpoint tells what no link can connect to.
-func checkEndpoint(e endpoint.Endpoint) error {
-	switch e.Scheme {
-	case "amqp", "amqps", "stomp", "stomps":
-		return nil
-	}
-	return fmt.Errorf("ferry: %s: this client speaks amqp, amqps, stomp and stomps", e)
-}
-
 // openLink opens a connection of the endpoint's protocol.
 func openLink(ctx context.Context, o link.Options) (link.Conn, error) {
 	switch o.Endpoint.Scheme {
 	case "stomp", "stomps":
 		return stomplink.Open(ctx, o)
+	case "gmq", "gmqs":
+		return gmqlink.Open(ctx, o)
 	}
 	return amqplink.Open(ctx, o)
 }

@@ -76,6 +76,18 @@ func (f *feed) Written(tag uint64) { f.Settled(tag, true, false) }
 
 // Settled implements link.Source.
 func (f *feed) Settled(tag uint64, multiple, refused bool) {
+	var why error
+	if refused {
+		why = errNacked
+	}
+	f.settled(tag, multiple, why)
+}
+
+// Refused implements link.Source.
+func (f *feed) Refused(tag uint64, err *link.Error) { f.settled(tag, false, refusal(err)) }
+
+// settled gives messages their outcome: they are confirmed, or refused for a reason.
+func (f *feed) settled(tag uint64, multiple bool, why error) {
 	p := f.publisher
 	p.mu.Lock()
 	if p.feed != f {
@@ -92,8 +104,8 @@ func (f *feed) Settled(tag uint64, multiple, refused bool) {
 			continue
 		}
 		switch {
-		case refused:
-			p.settleLocked(e, e.refused(errNacked))
+		case why != nil:
+			p.settleLocked(e, e.refused(why))
 		case e.returned != nil:
 			p.settleLocked(e, e.refused(refusal(e.returned)))
 		default:

@@ -260,7 +260,7 @@ func TestDialThatFailsLetsGoOfTheOutbox(t *testing.T) {
 	if _, err := ferry.Dial(t.Context(), fb.URL(), ferry.WithOutbox(dir, 0), ferry.WithTopology(bad)); err == nil {
 		t.Fatal("dialled")
 	}
-	if _, err := ferry.Dial(t.Context(), "gmq://localhost", ferry.WithOutbox(dir, 0)); err == nil {
+	if _, err := ferry.Dial(t.Context(), "gmp://localhost", ferry.WithOutbox(dir, 0)); err == nil {
 		t.Fatal("dialled")
 	}
 	shut(t, open(t, fb.URL(), dir))

@@ -71,6 +71,10 @@ func (b *Broker) URL() string { return url("amqp", b.Addr()) }
 // stomp://guest:guest@127.0.0.1:PORT/.
 func (b *Broker) STOMPURL() string { return url("stomp", b.Addr()) }
 
+// GMQURL is URL for clients of GMQ, who find the broker at the same address:
+// gmq://guest:guest@127.0.0.1:PORT/.
+func (b *Broker) GMQURL() string { return url("gmq", b.Addr()) }
+
 // DirectURL leads past the proxy: for what a test does beside what it tests. It
 // may change with Start, and is empty while the broker is stopped.
 func (b *Broker) DirectURL() string {
@@ -87,7 +91,8 @@ func url(scheme, addr string) string {
 }
 
 // Stop ends the broker in good order: connections are closed with 320
-// CONNECTION_FORCED, those of STOMP with an ERROR frame, and new ones are refused.
+// CONNECTION_FORCED, those of STOMP with an ERROR frame, those of GMQ without a word,
+// and new ones are refused.
 // It returns when the broker has ended, which takes up to 5 s where clients do not
 // answer. Without Dir all messages are gone.
 func (b *Broker) Stop() {

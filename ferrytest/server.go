@@ -12,6 +12,7 @@ import (
 	"github.com/ferrymq/ferry/internal/amqpserver"
 	"github.com/ferrymq/ferry/internal/auth"
 	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/gmqserver"
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/journal/file"
 	"github.com/ferrymq/ferry/internal/journal/memory"
@@ -38,6 +39,7 @@ type server struct {
 	broker   *broker.Broker
 	amqp     *amqpserver.Server
 	stomp    *stompserver.Server
+	gmq      *gmqserver.Server
 	listener *listener
 	cancel   context.CancelFunc
 	served   chan struct{}
@@ -76,6 +78,7 @@ func openServer(dir string, log *slog.Logger) (_ *server, err error) {
 	}()
 	s.amqp = amqpserver.New(amqpserver.Config{Broker: s.broker, Auth: known, Logger: log, Version: "devel", ClusterName: "ferrytest"})
 	s.stomp = stompserver.New(stompserver.Config{Broker: s.broker, Auth: known, Logger: log, Version: "devel"})
+	s.gmq = gmqserver.New(gmqserver.Config{Broker: s.broker, Auth: known, Logger: log, Version: "devel", TokenAuth: true})
 	ln, err := netserve.Listen(context.Background(), "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -83,7 +86,7 @@ func openServer(dir string, log *slog.Logger) (_ *server, err error) {
 	s.listener = &listener{Listener: ln}
 	front, err := netserve.New(netserve.Config{
 		Endpoints:    []netserve.Endpoint{{Name: "amqp", Listener: s.listener, Handle: s.amqp.Handle}},
-		Protocols:    []netserve.Protocol{s.amqp.Protocol(), s.stomp.Protocol()},
+		Protocols:    []netserve.Protocol{s.amqp.Protocol(), s.stomp.Protocol(), s.gmq.Protocol()},
 		DrainTimeout: stopTimeout,
 		Log:          log,
 	})
@@ -147,6 +150,7 @@ func (s *server) shutdown(ctx context.Context) {
 	var ending sync.WaitGroup
 	ending.Go(func() { _ = s.amqp.Shutdown(ctx, shutdownReason) })
 	ending.Go(func() { _ = s.stomp.Shutdown(ctx, shutdownReason) })
+	ending.Go(func() { _ = s.gmq.Shutdown(ctx, shutdownReason) })
 	ending.Wait()
 }
 

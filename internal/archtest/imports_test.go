@@ -88,6 +88,13 @@ var layers = []layer{
 		others:   []string{"github.com/go-sql-driver/mysql", "github.com/jackc/pgx/..."},
 	},
 	{
+		packages: "internal/journal/sqldb",
+		why:      "journals know the seam, neither the broker nor each other; the databases are reached through their drivers",
+		mine:     []string{"internal/journal"},
+		others:   []string{"github.com/jackc/pgx/v5/...", "github.com/go-sql-driver/mysql"},
+		not:      []string{"net/http"},
+	},
+	{
 		packages: "internal/auth",
 		why:      "users and passwords, of no protocol",
 		others:   []string{"golang.org/x/..."},
@@ -224,7 +231,7 @@ var layers = []layer{
 		packages: "ferrytest",
 		why:      "a broker in a user's test process: no layer has it among what it may import, so only tests do",
 		mine: []string{
-			"internal/amqpserver", "internal/auth", "internal/broker", "internal/journal/...", "internal/netserve",
+			"internal/amqpserver", "internal/auth", "internal/broker", "internal/gmqserver", "internal/journal/...", "internal/netserve",
 			"internal/stompserver", "internal/vfs", "internal/wire/...",
 		},
 	},

@@ -60,7 +60,7 @@ const (
 // Endpoint is one broker. It is not changed by any method, and a copy shares
 // AuthMechanisms and Params with the original.
 type Endpoint struct {
-	Scheme   string // amqp, amqps, stomp, stomps or gmq
+	Scheme   string // amqp, amqps, stomp, stomps, gmq or gmqs
 	Host     string // a name or an address, without brackets; never empty
 	Port     int    // the scheme's where absent
 	VHost    string // "/" where absent or empty
@@ -81,7 +81,7 @@ type Endpoint struct {
 	ServerName  string // that the certificate must have; empty: Host
 
 	// Params are the parameters that only the link of the scheme understands,
-	// by their names, such as heart-beat of STOMP. There are none for AMQP.
+	// by their names, such as heart-beat of STOMP. There are none for AMQP and GMQ.
 	Params map[string]string
 }
 
@@ -97,7 +97,6 @@ type scheme struct {
 	name string
 	port int  // where a URL has none
 	tls  bool // the link is encrypted from its first byte
-	open bool // the scheme's link may understand parameters that are not known here
 }
 
 var schemes = []scheme{
@@ -105,7 +104,8 @@ var schemes = []scheme{
 	{name: "amqps", port: 5671, tls: true},
 	{name: "stomp", port: 61613},
 	{name: "stomps", port: 61614, tls: true},
-	{name: "gmq", port: 4567, open: true},
+	{name: "gmq", port: 4567},
+	{name: "gmqs", port: 4568, tls: true},
 }
 
 // schemeAliases are other ways to write a scheme.

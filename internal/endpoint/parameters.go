@@ -34,7 +34,7 @@ func text(value string) []string {
 }
 
 const (
-	needsTLS  = "is for amqps:// and stomps://: the link would not be encrypted"
+	needsTLS  = "is for amqps://, stomps:// and gmqs://: the link would not be encrypted"
 	needsAMQP = "is for amqp:// and amqps://"
 
 	needsSTOMP     = "is for stomp:// and stomps://"
@@ -250,30 +250,11 @@ func (e Endpoint) parameters() iter.Seq2[string, string] {
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(e.Params)) {
-			if !isSecret(name) && !yield(name, e.Params[name]) {
+			if !yield(name, e.Params[name]) {
 				return
 			}
 		}
 	}
-}
-
-// isSecret says whether a parameter that only a link knows seems to hold what
-// nobody may see.
-func isSecret(name string) bool {
-	name = strings.ToLower(name)
-	return slices.ContainsFunc([]string{"pass", "secret", "token"}, func(s string) bool { return strings.Contains(name, s) })
-}
-
-// applyParameter gives the endpoint a parameter. The error does not name it.
-func (e *Endpoint) applyParameter(s scheme, name, value string) error {
-	p, known := parameterOf(name)
-	switch {
-	case known && !p.fits(s):
-		return errors.New(p.misfit)
-	case known:
-		return p.set(e, value)
-	}
-	return param(name, anything)(e, value)
 }
 
 // number reads a decimal number. The error does not quote it.

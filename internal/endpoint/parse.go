@@ -237,7 +237,7 @@ func nest(urls []*broker, name string, o pair, replace bool) bool {
 		case u.scheme.name == "": // it is faulty, and who knows
 			understood = true
 			continue
-		case isKnown && !known.fits(u.scheme), !isKnown && !u.scheme.open:
+		case !isKnown || !known.fits(u.scheme):
 			continue
 		}
 		understood = true

@@ -39,7 +39,7 @@ func schemeEnd(text string) int {
 }
 
 const (
-	schemeList = "amqp://, amqps://, stomp://, stomps:// and gmq://"
+	schemeList = "amqp://, amqps://, stomp://, stomps://, gmq:// and gmqs://"
 	mustEscape = "in a user or password , / ? # @ and % are written %2C %2F %3F %23 %40 and %25"
 )
 
@@ -225,18 +225,21 @@ func (u *broker) interpret() {
 	for _, p := range u.query {
 		known, isKnown := parameterOf(p.name)
 		switch {
-		case !isKnown && !u.scheme.open:
+		case !isKnown:
 			u.fault("unknown parameter" + p.source.quote() + parameterHint(u.scheme, p.name))
-		case before[p.name] && isKnown && !known.many:
+		case before[p.name] && !known.many:
 			u.fault("parameter " + p.name + ": is given twice")
-		case before[p.name] && !isKnown:
-			u.fault("a parameter is given twice" + p.source.quote())
+		case !known.fits(u.scheme):
+			u.fault("parameter " + p.name + ": " + known.misfit)
 		default:
-			if err := u.endpoint.applyParameter(u.scheme, p.name, p.value); err != nil {
+			if err := known.set(&u.endpoint, p.value); err != nil {
 				u.faults = append(u.faults, fmt.Errorf("parameter %s: %w", p.name, err))
 			}
 		}
 		before[p.name] = true
+	}
+	if strings.HasPrefix(u.scheme.name, "gmq") && u.endpoint.VHost != defaultVHost {
+		u.fault("the virtual host: GMQ has none, and serves the default one: leave it out")
 	}
 	switch e := u.endpoint; {
 	case e.CertFile != "" && e.KeyFile == "":

@@ -134,6 +134,9 @@ type Source interface {
 	// a message, or, with multiple, all up to it that were not settled yet.
 	Settled(tag uint64, multiple, refused bool)
 
+	// Refused says that the broker has not taken a message, and why.
+	Refused(tag uint64, err *Error)
+
 	// Returned says that no queue took the message with this id; its
 	// confirmation follows.
 	Returned(id string, err *Error)

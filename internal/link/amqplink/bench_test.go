@@ -47,6 +47,7 @@ func (w *window) Settled(tag uint64, _, _ bool) {
 }
 func (w *window) Written(tag uint64)           { w.Settled(tag, true, false) }
 func (w *window) Returned(string, *link.Error) {}
+func (w *window) Refused(uint64, *link.Error)  {}
 func (w *window) Closed(error)                 {}
 
 func send(b *testing.B, c link.Conn, queue string, n int, confirm bool) {

@@ -135,6 +135,10 @@ func (s *source) Settled(tag uint64, multiple, refused bool) {
 	s.note(event{what: "settled", tag: tag, multiple: multiple, refused: refused})
 }
 
+func (s *source) Refused(tag uint64, err *link.Error) {
+	s.note(event{what: "refused", tag: tag, err: err})
+}
+
 func (s *source) Returned(id string, err *link.Error) {
 	s.note(event{what: "returned", id: id, err: err})
 }

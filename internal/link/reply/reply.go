@@ -9,6 +9,20 @@ import (
 	"github.com/ferrymq/ferry/internal/wire/amqpwire"
 )
 
+// codes are the names of reply codes, as AMQP 0-9-1 writes them but for the case and
+// what stands between the words.
+var codes = map[string]uint16{
+	"content_too_large": amqpwire.ContentTooLarge, "no_route": amqpwire.NoRoute, "no_consumers": amqpwire.NoConsumers,
+	"connection_forced": amqpwire.ConnectionForced, "invalid_path": amqpwire.InvalidPath, "access_refused": amqpwire.AccessRefused,
+	"not_found": amqpwire.NotFound, "resource_locked": amqpwire.ResourceLocked, "precondition_failed": amqpwire.PreconditionFailed,
+	"frame_error": amqpwire.FrameError, "syntax_error": amqpwire.SyntaxError, "command_invalid": amqpwire.CommandInvalid,
+	"channel_error": amqpwire.ChannelError, "unexpected_frame": amqpwire.UnexpectedFrame, "resource_error": amqpwire.ResourceError,
+	"not_allowed": amqpwire.NotAllowed, "not_implemented": amqpwire.NotImplemented, "internal_error": amqpwire.InternalError,
+}
+
+// Code is the reply code of a name, as NOT_FOUND or not_found; 0 if it is none's.
+func Code(name string) uint16 { return codes[strings.ToLower(name)] }
+
 // Kind classifies a reply code of AMQP 0-9-1. Where one code stands for more
 // than one thing, RabbitMQ's words decide.
 func Kind(code uint16, text string) link.Kind {

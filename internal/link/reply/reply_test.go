@@ -44,3 +44,11 @@ func TestKinds(t *testing.T) {
 		}
 	}
 }
+
+func TestCodesHaveNames(t *testing.T) {
+	for name, want := range map[string]uint16{"NOT_FOUND": 404, "connection_forced": 320, "Internal_Error": 541, "": 0, "NOT FOUND": 0, "nacked": 0} {
+		if got := reply.Code(name); got != want {
+			t.Errorf("%q: %d, want %d", name, got, want)
+		}
+	}
+}

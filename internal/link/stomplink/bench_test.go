@@ -41,6 +41,7 @@ func (*nothing) Closed(error)                         {}
 func (*nothing) Next(int) []link.Outgoing             { return nil }
 func (*nothing) Written(uint64)                       {}
 func (*nothing) Returned(string, *link.Error)         {}
+func (*nothing) Refused(uint64, *link.Error)          {}
 func (n *nothing) Settled(tag uint64, _ bool, _ bool) { n.n = int(tag) }
 
 // BenchmarkReceive reads messages of 100 bytes and acknowledges them.

@@ -35,7 +35,7 @@ func (r *report) error() *link.Error {
 	switch message := strings.TrimSpace(r.message); {
 	case text == "":
 		text = message
-	case !strings.Contains(text, message) && !isReplyName(message):
+	case !strings.Contains(text, message) && reply.Code(message) == 0:
 		text = message + ": " + text
 	}
 	const textMost = 1000 // ActiveMQ sends stack traces
@@ -46,21 +46,11 @@ func (r *report) error() *link.Error {
 	return &link.Error{Kind: kind, Said: true, Code: code, Text: text}
 }
 
-// replyCodes are the names of reply codes of AMQP 0-9-1: RabbitMQ's plugin, and
-// Ferry, say them in the header message when what was asked for failed behind
-// STOMP.
-var replyCodes = map[string]uint16{
-	"content_too_large": 311, "no_route": 312, "no_consumers": 313, "connection_forced": 320,
-	"invalid_path": 402, "access_refused": 403, "not_found": 404, "resource_locked": 405, "precondition_failed": 406,
-	"frame_error": 501, "syntax_error": 502, "command_invalid": 503, "channel_error": 504, "unexpected_frame": 505,
-	"resource_error": 506, "not_allowed": 530, "not_implemented": 540, "internal_error": 541,
-}
-
-func isReplyName(message string) bool { return replyCodes[message] != 0 }
-
 // kind classifies an ERROR, and gives the code that it names, if it does.
 func (r *report) kind() (code int, kind link.Kind) {
-	if code := replyCodes[r.message]; code != 0 {
+	// RabbitMQ's plugin, and Ferry, name a reply code of AMQP 0-9-1 in the header
+	// message when what was asked for failed behind STOMP.
+	if code := reply.Code(r.message); code != 0 {
 		return int(code), reply.Kind(code, r.body)
 	}
 	// RabbitMQ, of a channel or a connection that ended behind its plugin: "Reason:

@@ -105,6 +105,8 @@ func (s *source) Settled(tag uint64, multiple, refused bool) {
 	s.note("settled %s%d", upTo, tag)
 }
 
+func (s *source) Refused(tag uint64, err *link.Error) { s.note("refused %d: %v", tag, err.Kind) }
+
 func (s *source) Returned(id string, _ *link.Error) { s.note("returned %s", id) }
 
 func body(text string) *link.Message { return &link.Message{Key: "q", Body: []byte(text)} }
