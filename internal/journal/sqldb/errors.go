@@ -1,0 +1,146 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/ferrymq/ferry/internal/journal"
+)
+
+// A finalError is one that trying again does not cure.
+type finalError struct{ err error }
+
+func (e *finalError) Error() string { return e.err.Error() }
+func (e *finalError) Unwrap() error { return e.err }
+
+func finalf(format string, args ...any) error { return &finalError{fmt.Errorf(format, args...)} }
+
+// Numbers of errors of MySQL and MariaDB.
+const (
+	myDatabaseDenied   = 1044
+	myLoginDenied      = 1045
+	myNoDatabase       = 1049
+	myUnknownColumn    = 1054
+	myDuplicate        = 1062
+	mySyntax           = 1064
+	myTableDenied      = 1142
+	myColumnDenied     = 1143
+	myNoTable          = 1146
+	myPacketTooLarge   = 1153
+	myUnknownVariable  = 1193
+	myPrivilegeDenied  = 1227
+	myWrongValue       = 1231
+	myNoRoutine        = 1305
+	myDataTooLong      = 1406
+	myStatementBinlog  = 1665
+	myAccountLocked    = 3118
+	myMustChangePasswd = 1820
+	myPasswordExpired  = 1862
+)
+
+// Codes of errors of Postgres.
+const (
+	pgNoTable        = "42P01"
+	pgNoPrivilege    = "42501"
+	pgDuplicate      = "23505"
+	pgNoDatabase     = "3D000"
+	pgCannotConnect  = "57P03" // it is starting or recovering
+	pgTooManyClients = "53300"
+)
+
+// IsTemporary tells whether what failed with an error of Open may succeed
+// later as things are: the database cannot be reached, is starting, recovering,
+// full or has too many clients. A wrong password, a missing privilege and the
+// like are not temporary.
+func IsTemporary(err error) bool {
+	return err != nil && !errors.Is(err, context.Canceled) && temporary(err) && !loginRefused(err)
+}
+
+// temporary tells whether an error of the database or of the way to it may go
+// away by itself. What is not known may.
+func temporary(err error) bool {
+	var final *finalError
+	var corrupt *journal.CorruptError
+	var conflict *journal.ConflictError
+	var parse *pgconn.ParseConfigError
+	var refused *refusedError
+	switch {
+	case errors.As(err, &final), errors.As(err, &corrupt), errors.As(err, &conflict), errors.As(err, &refused), errors.As(err, &parse),
+		errors.Is(err, journal.ErrClosed), errors.Is(err, journal.ErrDropped),
+		errors.Is(err, journal.ErrTooLarge), errors.Is(err, journal.ErrFenced):
+		return false
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && len(pg.Code) == 5 {
+		switch pg.Code[:2] {
+		case "0A", // feature not supported
+			"22", // data exception
+			"23", // integrity
+			"42", // syntax, missing tables and privileges
+			"54": // a limit of the program
+			return false
+		}
+		return true
+	}
+	switch myNumber(err) {
+	case myDatabaseDenied, myNoDatabase, myUnknownColumn, myDuplicate, mySyntax, myTableDenied, myColumnDenied,
+		myNoTable, myPacketTooLarge, myUnknownVariable, myPrivilegeDenied, myWrongValue, myNoRoutine, myDataTooLong,
+		myStatementBinlog:
+		return false
+	}
+	return true
+}
+
+// loginRefused tells whether the server does not let this user in. Who was in
+// before tries again: a password may be about to be changed on both sides.
+func loginRefused(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && len(pg.Code) == 5 {
+		return pg.Code[:2] == "28" || pg.Code == pgNoDatabase
+	}
+	switch myNumber(err) {
+	case myLoginDenied, myAccountLocked, myMustChangePasswd, myPasswordExpired:
+		return true
+	}
+	return false
+}
+
+func myNumber(err error) uint16 {
+	var my *mysql.MySQLError
+	if errors.As(err, &my) {
+		return my.Number
+	}
+	return 0
+}
+
+func pgCode(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// starting tells whether a server is there but cannot serve yet.
+func starting(err error) bool {
+	switch pgCode(err) {
+	case pgCannotConnect, pgTooManyClients:
+		return true
+	}
+	return false
+}
+
+func noTable(err error) bool   { return pgCode(err) == pgNoTable || myNumber(err) == myNoTable }
+func duplicate(err error) bool { return pgCode(err) == pgDuplicate || myNumber(err) == myDuplicate }
+
+func denied(err error) bool {
+	switch myNumber(err) {
+	case myDatabaseDenied, myTableDenied, myColumnDenied, myPrivilegeDenied:
+		return true
+	}
+	return pgCode(err) == pgNoPrivilege
+}
