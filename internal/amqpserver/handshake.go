@@ -29,7 +29,7 @@ func capabilities() amqpwire.Table {
 }
 
 func (s *Server) properties() amqpwire.Table {
-	return amqpwire.Table{
+	t := amqpwire.Table{
 		"capabilities": capabilities(),
 		"cluster_name": s.cfg.ClusterName,
 		"copyright":    "Copyright (c) the Ferry authors.",
@@ -38,6 +38,10 @@ func (s *Server) properties() amqpwire.Table {
 		"product":      "Ferry",
 		"version":      s.cfg.Version,
 	}
+	if s.cfg.Node != "" {
+		t["node"], t["epoch"] = s.cfg.Node, int64(s.cfg.Epoch)
+	}
+	return t
 }
 
 // peer is what the handshake finds out about the other side.

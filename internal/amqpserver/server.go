@@ -29,6 +29,11 @@ type Config struct {
 	Version     string // of Ferry, told to peers
 	ClusterName string // told to peers; "": ferry
 
+	// Node and Epoch tell peers who confirms: the process, and the time in which it
+	// owns its store. "": neither is told.
+	Node  string
+	Epoch uint64
+
 	FrameMax   uint32        // bytes, overhead included; 0: DefaultFrameMax
 	ChannelMax uint16        // channels of a connection; 0: DefaultChannelMax
 	Heartbeat  time.Duration // proposed to peers, whole seconds; 0: DefaultHeartbeat; negative: none

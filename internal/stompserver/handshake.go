@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"strconv"
 
 	"github.com/ferrymq/ferry/internal/auth"
 	"github.com/ferrymq/ferry/internal/broker"
@@ -156,10 +157,16 @@ func (c *conn) connected() []byte {
 	b = append(b, c.version.String()...)
 	b = append(b, "\nheart-beat:"...)
 	b = appendBeats(b, c.beats)
+	if node := c.srv.cfg.Node; node != "" {
+		b = append(b, "\nnode:"...)
+		b = append(b, bytes.Map(visible, []byte(node))...)
+		b = append(b, "\nepoch:"...)
+		b = strconv.AppendUint(b, c.srv.cfg.Epoch, 10)
+	}
 	return append(stompwire.AppendHeadEnd(append(b, '\n')), 0)
 }
 
-// visible leaves out of our own version what a header cannot have.
+// visible leaves out of our own version and name what a header cannot have.
 func visible(r rune) rune {
 	if r < ' ' {
 		return -1

@@ -24,6 +24,11 @@ type Config struct {
 
 	Version string // of Ferry, told to peers
 
+	// Node and Epoch tell peers who confirms: the process, and the time in which it
+	// owns its store. "": neither is told.
+	Node  string
+	Epoch uint64
+
 	MinHeartbeat time.Duration // shorter heart-beats are agreed on as this; 0: DefaultMinHeartbeat
 
 	// Refuse, if it is not empty, lets nobody in: whoever connects is told this text
