@@ -1,6 +1,6 @@
 // Package app makes a broker's process of the parts: configuration, journal,
 // broker, servers, listeners; what starts before what, and what stops before
-// what.
+// what; and which of the brokers that share a store serves.
 package app
 
 import (
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -15,6 +16,8 @@ import (
 	"github.com/ferrymq/ferry/internal/amqpserver"
 	"github.com/ferrymq/ferry/internal/auth"
 	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/gmqserver"
+	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/netserve"
 	"github.com/ferrymq/ferry/internal/stompserver"
 )
@@ -29,28 +32,45 @@ const (
 	writeTimeout = 10 * time.Second
 )
 
-// shutdownReason is what clients are told, as RabbitMQ tells it.
-const shutdownReason = "broker forced connection closure with reason 'shutdown'"
-
 // An Address is what a listener is called and where it listens.
 type Address struct{ Name, Addr string }
 
-// Run is a broker's process: it returns when ctx has ended and everything has
-// stopped, or when it cannot start or go on. ready is called once, when clients
-// are served.
+// Told is who is told how a process stands. The functions are not called at the same
+// time; nil: nobody.
+type Told struct {
+	// Ready is called whenever clients are let in: once, or with a shared store each
+	// time that the process becomes live.
+	Ready func([]Address)
+	// Standby is called whenever the process has begun to wait for the broker that is
+	// live, and does not take over at once.
+	Standby func([]Address)
+}
+
+// Run is RunTelling for one who only wants to know when clients are served.
+func Run(ctx context.Context, cfg Config, ready func([]Address)) error {
+	return RunTelling(ctx, cfg, Told{Ready: ready})
+}
+
+// RunTelling is a broker's process: it returns when ctx has ended and everything has
+// stopped, or when it cannot start or go on.
 //
 // Starting: health is told of first, as starting; then the store is opened and
 // what it holds recovered; then clients are let in. Stopping is the reverse. A
 // client is let in only when the broker is whole, and the store is closed only
-// when nobody can be confirmed anything any more.
+// when nobody can be confirmed anything any more. For stores that several
+// processes share see share.
 //
 // The error is in plain words, with what can be done. When the broker fails, its
 // connections are closed with the failure, and what was pending is neither
 // confirmed nor refused.
-func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
+func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 	log := cfg.Logger
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
+	}
+	kind, _, err := ParseStore(cfg.Store)
+	if err != nil {
+		return err
 	}
 	total := memoryTotal()
 	setCollector(cfg.MemoryLimit.of(total))
@@ -58,102 +78,78 @@ func Run(ctx context.Context, cfg Config, ready func([]Address)) (err error) {
 	if err != nil {
 		return err
 	}
-	users := hashLater(cfg)
-
-	f := newFront(cfg, certs, log)
-	defer func() { err = errors.Join(err, f.stop()) }()
-	if err := f.start(ctx, cfg); err != nil {
+	n := &node{
+		cfg: cfg, log: log, told: told, memory: total, started: time.Now(),
+		users: hashLater(cfg), front: newFront(cfg, certs, log),
+	}
+	defer func() { err = errors.Join(err, n.front.stop()) }()
+	if kind == DatabaseStore {
+		if err := n.front.reserve(ctx); err != nil {
+			return err
+		}
+	}
+	n.name = nodeName(cfg, n.front.fixed)
+	n.front.health.node = n.name
+	n.front.admin = &admin{users: n.users, self: n.describe, head: n.head, peers: n.peers.Load}
+	if err := n.front.start(ctx); err != nil {
 		return err
 	}
-
+	if kind == DatabaseStore {
+		return n.share(ctx)
+	}
 	st, err := openStore(cfg, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, st.close()) }()
-	b, err := broker.Open(ctx, broker.Config{
-		Journal: st.journal,
-		Scratch: st.scratch,
-		Logger:  log,
-		Alarms:  alarms(cfg, st, total),
-
-		HotBytes:     hotBytes(cfg.MemoryLimit.of(total)),
-		SegmentBytes: st.segmentBytes(),
-	})
+	b, err := broker.Open(ctx, n.brokerConfig(st))
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil // told to stop while it recovered
+			err = nil // told to stop while it recovered
+		} else {
+			err = st.explain(err)
 		}
-		return explain(err, st.dir)
+		return errors.Join(err, st.close())
 	}
-	defer func() { err = errors.Join(err, closeBroker(b, st)) }()
-	f.health.describe(st.name(), st.journal.Info().Durability, b.Blocked)
-
-	u, err := users()
-	if err != nil {
-		return fmt.Errorf("the first user: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.stopClients(b)) }()
-	amqp, stomp := servers(cfg, b, u, log)
-	if err := f.serveClients(ctx, amqp, stomp); err != nil {
-		return err
-	}
-
-	quiet, stopQuiet := context.WithCancel(ctx)
-	var freeing sync.WaitGroup
-	freeing.Go(func() { freeWhenQuiet(quiet) })
-	defer freeing.Wait()
-	defer stopQuiet()
-	f.health.set(phaseServing, "")
-	ready(f.addresses)
-	select {
-	case <-ctx.Done():
-		log.Info("stopping", "reason", context.Cause(ctx))
-		f.health.set(phaseStopping, "")
-		return nil
-	case <-b.Failed():
-		err := failure(b, st)
-		f.health.set(phaseFailed, err.Error())
-		return err
-	}
+	_, err = n.serve(ctx, st, b)
+	return err
 }
 
-// servers are what speaks with clients.
-func servers(cfg Config, b *broker.Broker, users *auth.Users, log *slog.Logger) (amqp, stomp server) {
-	amqp = amqpserver.New(amqpserver.Config{
-		Broker: b, Auth: users, Logger: log, Version: cfg.Version, ClusterName: clusterName(),
-	})
-	stomp = stompserver.New(stompserver.Config{Broker: b, Auth: users, Logger: log, Version: cfg.Version})
-	return amqp, stomp
+// nodeName is what the process calls itself to others.
+func nodeName(cfg Config, fixed map[string]string) string {
+	if cfg.Node != "" {
+		return cfg.Node
+	}
+	for _, l := range []Address{{"amqp", cfg.AMQP}, {"stomp", cfg.STOMP}, {"gmq", cfg.GMQ}, {"http", cfg.HTTP}} {
+		addr := l.Addr
+		if at := fixed[l.Name]; at != "" {
+			addr = at
+		}
+		if _, port, err := net.SplitHostPort(addr); err == nil && port != "0" {
+			return hostname() + ":" + port
+		}
+	}
+	return hostname()
+}
+
+func hostname() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return host
 }
 
 // clusterName is what clients are told and operators see: the node's name, as
 // RabbitMQ's default is.
-func clusterName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
-	return "ferry@" + host
-}
+func clusterName() string { return "ferry@" + hostname() }
 
 // hashLater begins to hash the first user's password, which takes longer than
 // anything else an empty broker does at its start, and returns what waits for
 // it.
 func hashLater(cfg Config) func() (*auth.Users, error) {
-	type result struct {
-		users *auth.Users
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		u, err := auth.NewUsers(cfg.User, cfg.Password)
-		done <- result{u, err}
-	}()
-	return func() (*auth.Users, error) {
-		r := <-done
-		return r.users, r.err
-	}
+	hash := sync.OnceValues(func() (*auth.Users, error) { return auth.NewUsers(cfg.User, cfg.Password) })
+	go func() { _, _ = hash() }()
+	return hash
 }
 
 func loadCertificates(cfg Config, log *slog.Logger) (*netserve.Certificates, error) {
@@ -166,6 +162,37 @@ func loadCertificates(cfg Config, log *slog.Logger) (*netserve.Certificates, err
 	}, log)
 }
 
+// node is what lasts as long as the process does.
+type node struct {
+	cfg     Config
+	log     *slog.Logger
+	told    Told
+	memory  int64 // of the machine or the container, bytes; 0: not known
+	started time.Time
+	users   func() (*auth.Users, error)
+	front   *front
+	name    string
+	peers   rosterSlot
+}
+
+func (n *node) brokerConfig(st *store) broker.Config {
+	limit := n.cfg.MemoryLimit.of(n.memory)
+	c := broker.Config{
+		Journal: st.journal,
+		Scratch: st.scratch,
+		Logger:  n.log,
+		Node:    n.name,
+		Alarms:  alarms(limit, st.diskAlarm(n.cfg.DiskFreeLimit)),
+
+		HotBytes:     hotBytes(limit),
+		SegmentBytes: st.segmentBytes(),
+	}
+	if st.shared() {
+		c.Lease = n.cfg.lease()
+	}
+	return c
+}
+
 // hotBytes is how many bytes of bodies stay in memory that are also on disk: a
 // backlog must not be what keeps the memory alarm on.
 func hotBytes(memoryLimit int64) int64 {
@@ -175,21 +202,101 @@ func hotBytes(memoryLimit int64) int64 {
 	return broker.DefaultHotBytes
 }
 
-func alarms(cfg Config, st *store, totalMemory int64) broker.AlarmConfig {
-	a := broker.AlarmConfig{Disk: st.diskAlarm(cfg.DiskFreeLimit)}
-	if limit := cfg.MemoryLimit.of(totalMemory); limit > 0 {
+func alarms(memoryLimit int64, disk func() (free, limit int64)) broker.AlarmConfig {
+	a := broker.AlarmConfig{Disk: disk}
+	if memoryLimit > 0 {
 		gauge := newMemoryGauge()
-		a.Memory = func() (used, most int64) { return gauge.used(), limit }
+		a.Memory = func() (used, most int64) { return gauge.used(), memoryLimit }
 	}
 	return a
 }
 
+// servers are what speaks with clients for b.
+func (n *node) servers(b *broker.Broker, users *auth.Users) servers {
+	epoch := b.Status().Epoch
+	return servers{
+		amqp: amqpserver.New(amqpserver.Config{
+			Broker: b, Auth: users, Logger: n.log, Version: n.cfg.Version, ClusterName: clusterName(), Node: n.name, Epoch: epoch,
+		}),
+		stomp: stompserver.New(stompserver.Config{
+			Broker: b, Auth: users, Logger: n.log, Version: n.cfg.Version, Node: n.name, Epoch: epoch,
+		}),
+		gmq: gmqserver.New(gmqserver.Config{
+			Broker: b, Auth: users, Logger: n.log, Version: n.cfg.Version, Node: n.name, Epoch: func() uint64 { return epoch },
+			TokenAuth: !n.cfg.GMQNoTokens, Limits: n.cfg.GMQLimits,
+		}),
+	}
+}
+
+// serve lets clients in until ctx ends or the broker fails, and ends everything,
+// store included. lost says that another process may own the store now, and that
+// this one may wait for its turn.
+func (n *node) serve(ctx context.Context, st *store, b *broker.Broker) (lost bool, err error) {
+	h := n.front.health
+	h.describe(st, ownerStanding(b, n.name), b.Blocked)
+	users, err := n.users()
+	if err != nil {
+		err = fmt.Errorf("the first user: %w", err)
+	} else {
+		err = n.front.serveClients(ctx, n.servers(b, users))
+	}
+	if err != nil {
+		return false, errors.Join(err, n.end(b, st))
+	}
+	quiet, stopQuiet := context.WithCancel(ctx)
+	var freeing sync.WaitGroup
+	freeing.Go(func() { freeWhenQuiet(quiet) })
+	defer freeing.Wait()
+	defer stopQuiet()
+	h.set(phaseServing, "")
+	st.changed()
+	if n.told.Ready != nil {
+		n.told.Ready(n.front.addresses())
+	}
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping", "reason", context.Cause(ctx))
+		h.set(phaseStopping, "")
+		return false, n.end(b, st)
+	case <-b.Failed():
+	}
+	if st.shared() && errors.Is(b.Cause(), broker.ErrOwnership) {
+		n.log.Warn("this broker is not live any more; its clients are sent away", "cause", b.Cause())
+		h.set(phaseStarting, "another broker may be live: the store is opened anew")
+		n.demote(b, st)
+		return true, nil
+	}
+	err = failure(b, st)
+	h.set(phaseFailed, err.Error())
+	return false, errors.Join(err, n.end(b, st))
+}
+
+// ownerStanding is how the process of a broker that owns its store stands.
+func ownerStanding(b *broker.Broker, node string) func() standing {
+	return func() standing {
+		s := b.Status()
+		return standing{epoch: s.Epoch, owner: node, position: s.Position, head: s.Position}
+	}
+}
+
+// end sends the clients away, then ends the broker, then the store. Where others
+// wait for the store they do not wait for clients that are slow to go: see handOver.
+func (n *node) end(b *broker.Broker, st *store) error {
+	gone := n.front.dismiss(b, farewell{failed: failTimeout, drain: drainTimeout})
+	if st.shared() {
+		err := n.handOver(b, st)
+		return errors.Join(err, gone())
+	}
+	err := gone()
+	return errors.Join(err, closeBroker(b, st, writeTimeout), st.close())
+}
+
 // closeBroker writes what is pending and ends the broker. A store that takes
 // nothing, because it has no space, is closed under it when its time is over.
-func closeBroker(b *broker.Broker, st *store) error {
+func closeBroker(b *broker.Broker, st *store, d time.Duration) error {
 	failed := b.Err() != nil // and reported
 	closed := make(chan error, 1)
-	patience := time.AfterFunc(writeTimeout, func() { closed <- st.close() })
+	patience := time.AfterFunc(d, func() { closed <- st.journal.Close() })
 	err := b.Close(context.Background())
 	late := !patience.Stop()
 	if late {
@@ -210,7 +317,26 @@ func failure(b *broker.Broker, st *store) error {
 	if st.kind == MemoryStore {
 		return fmt.Errorf("the broker cannot go on: %w", cause)
 	}
+	medium := "disk"
+	if st.kind == DatabaseStore {
+		medium = "database"
+	}
 	return fmt.Errorf("the broker cannot go on, because its store in %s failed: %w. "+
 		"What was confirmed is kept; of what was pending nothing is known, and its publishers were told so. "+
-		"See to the disk, then start the broker again: it recovers by itself", st.dir, cause)
+		"See to the %s, then start the broker again: it recovers by itself", st.place(), cause, medium)
+}
+
+// describe is the process as its node is told of.
+func (n *node) describe() journal.Node {
+	phase, s := n.front.health.stand()
+	return journal.Node{
+		Name: n.name, Role: phase.role(), Epoch: s.epoch, Position: s.position, Started: n.started,
+		Addresses: advertised(n.front.addresses(), n.cfg.Advertise),
+	}
+}
+
+// head is the last position of the log, as far as the process knows.
+func (n *node) head() uint64 {
+	_, s := n.front.health.stand()
+	return s.head
 }

@@ -49,7 +49,7 @@ func (l *logBuffer) String() string {
 
 func testConfig() Config {
 	return Config{
-		Store: "memory:", AMQP: "127.0.0.1:0", STOMP: "127.0.0.1:0", HTTP: "127.0.0.1:0",
+		Store: "memory:", AMQP: "127.0.0.1:0", STOMP: "127.0.0.1:0", GMQ: "127.0.0.1:0", HTTP: "127.0.0.1:0",
 		User: "ada", Password: "lovelace",
 	}
 }
@@ -95,7 +95,7 @@ func (p *process) mustStop() {
 }
 
 // get asks over HTTP and returns the status and the body.
-func (p *process) get(path string) (int, map[string]string) {
+func (p *process) get(path string) (int, map[string]any) {
 	p.t.Helper()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get("http://" + p.addresses["http"] + path)
@@ -103,7 +103,7 @@ func (p *process) get(path string) (int, map[string]string) {
 		p.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	body := map[string]string{}
+	body := map[string]any{}
 	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
 		p.t.Errorf("%s: the body is not JSON: %v", path, err)
 	}
@@ -178,7 +178,7 @@ func TestHealthFollowsTheProcess(t *testing.T) {
 	if code, body := p.get("/readyz"); code != http.StatusOK || body["status"] != "serving" || body["durability"] != "fsync" {
 		t.Errorf("/readyz while serving: %d %v", code, body)
 	}
-	if code, body := p.get("/metrics"); code != http.StatusNotFound || body["error"] == "" {
+	if code, body := p.get("/metrics"); code != http.StatusNotFound || body["error"] == nil {
 		t.Errorf("/metrics: %d %v, want 404 with an error", code, body)
 	}
 	p.mustStop()
@@ -231,7 +231,7 @@ func TestAlarmIsShownAndDoesNotEndReadiness(t *testing.T) {
 		if body["blocked"] == "low on memory & disk" {
 			break
 		}
-		if body["blocked"] != "" {
+		if body["blocked"] != nil {
 			t.Fatalf("/readyz: blocked %q", body["blocked"])
 		}
 	}
@@ -258,11 +258,12 @@ func TestErrorsOfTheStart(t *testing.T) {
 		{"AMQP port", func(c *Config) { c.AMQP = taken.Addr().String() }, []string{taken.Addr().String(), "--amqp", "another program"}, nil},
 		{"STOMP port", func(c *Config) { c.STOMP = taken.Addr().String() }, []string{taken.Addr().String(), "--stomp", "another program"}, nil},
 		{"origins", func(c *Config) { c.WSOrigins = "here" }, []string{"--ws-origins", "here"}, nil},
+		{"GMQ port", func(c *Config) { c.GMQ = taken.Addr().String() }, []string{taken.Addr().String(), "--gmq", "another program"}, nil},
 		{"HTTP port", func(c *Config) { c.HTTP = taken.Addr().String() }, []string{taken.Addr().String(), "--http"}, nil},
 		{"profiles' port", func(c *Config) { c.PProf = taken.Addr().String() }, []string{taken.Addr().String(), "--pprof"}, nil},
 		{"address", func(c *Config) { c.AMQP = "192.0.2.1:5672" }, []string{"192.0.2.1:5672", "--amqp"}, nil},
 		{"store", func(c *Config) { c.Store = inUse.Store }, []string{"another process", "--store"}, journal.ErrLocked},
-		{"kind of store", func(c *Config) { c.Store = "postgres://x" }, []string{"not in this version"}, nil},
+		{"kind of store", func(c *Config) { c.Store = "nats://x/y" }, []string{"not in this version"}, nil},
 		{"damage", func(c *Config) { c.Store = damaged }, []string{"damaged", "ferry dump", "offset"}, nil},
 		{"certificate", func(c *Config) { c.TLSCert, c.TLSKey = "nowhere", "nowhere" }, []string{"nowhere"}, os.ErrNotExist},
 		{"password", func(c *Config) { c.Password = "" }, []string{"first user", "password"}, nil},

@@ -1,11 +1,14 @@
 package app
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
+	"github.com/ferrymq/ferry/internal/gmqserver"
+	"github.com/ferrymq/ferry/internal/journal/sqldb"
 	"github.com/ferrymq/ferry/internal/stompws"
 	"github.com/ferrymq/ferry/internal/vfs"
 )
@@ -15,8 +18,21 @@ const (
 	DefaultStore = "file:ferry-data"
 	DefaultAMQP  = ":5672"
 	DefaultSTOMP = ":61613"
+	DefaultGMQ   = ":4567"
 	DefaultHTTP  = ":15672"
 	DefaultUser  = "guest" // with the same password; from loopback only
+
+	// DefaultLease is how long a silent owner keeps a shared store, LeaseLeast the
+	// least that leaves time to write and to be read several times.
+	DefaultLease = 5 * time.Second
+	LeaseLeast   = time.Second
+)
+
+// What a standby does with clients: their listeners are closed, or connections are
+// passed through to the broker that is live.
+const (
+	StandbyRefuse = "refuse"
+	StandbyProxy  = "proxy"
 )
 
 // The limits that block publishers, as in RabbitMQ 4 where it has them.
@@ -28,11 +44,18 @@ var (
 // Config is what a broker's process is made of. Every address is host:port; the
 // empty one switches its listener off.
 type Config struct {
-	Store string // "memory:" or "file:DIR"
+	Store string // "memory:", "file:DIR", or the URL of a database
 	AMQP  string
 	STOMP string
-	HTTP  string // health, and STOMP over WebSocket
+	GMQ   string
+	HTTP  string // health, the list of nodes, and STOMP over WebSocket
 	PProf string // profiles, for developers
+
+	// GMQNoTokens refuses clients of GMQ that log in with the tokens of its first
+	// version, from which everyone can read the password. GMQLimits are those of its
+	// configuration.
+	GMQNoTokens bool
+	GMQLimits   gmqserver.Limits
 
 	// WSOrigins are the web sites whose pages may connect over WebSocket, beside
 	// those of the same host: with commas between, or * for all.
@@ -43,6 +66,16 @@ type Config struct {
 	// Files in PEM. With a certificate every listener also serves TLS. With an
 	// authority (CA), who connects with TLS must show a certificate of it.
 	TLSCert, TLSKey, TLSCA string
+
+	// Node names this process among those that share its store; "": the host's name
+	// and the port of the first listener. Advertise is the host at which others reach
+	// it; "": that of each listener, or the host's name where that is any.
+	Node, Advertise string
+
+	// Of stores that several brokers share. Lease is how long an owner that says
+	// nothing keeps the store; 0: DefaultLease. It is the same for all of them.
+	Lease   time.Duration
+	Standby string // StandbyRefuse or StandbyProxy; "": StandbyRefuse
 
 	MemoryLimit   Limit // of the process's memory, of the machine's or the container's
 	DiskFreeLimit Limit // of what must stay free where the store is
@@ -80,17 +113,22 @@ func (l Limit) of(total int64) int64 {
 	return min(l.Bytes, share)
 }
 
+// lease is how long a silent owner keeps a shared store.
+func (c *Config) lease() time.Duration { return cmp.Or(c.Lease, DefaultLease) }
+
 // A StoreKind is where messages are kept.
 type StoreKind int
 
-// The stores there are.
+// The stores there are. Those in databases may be shared by several brokers.
 const (
 	MemoryStore StoreKind = iota + 1
 	FileStore
+	DatabaseStore
 )
 
-// ParseStore takes a store's URL apart. dir is that of a FileStore.
-func ParseStore(url string) (kind StoreKind, dir string, err error) {
+// ParseStore takes a store's URL apart. place is the directory of a FileStore, and
+// the URL of a DatabaseStore. Nothing is opened.
+func ParseStore(url string) (kind StoreKind, place string, err error) {
 	scheme, rest, ok := strings.Cut(url, ":")
 	if !ok {
 		return 0, "", fmt.Errorf("%q is not a store; write file:%s to keep messages in that directory, or memory: to keep them only while the broker runs", url, url)
@@ -106,8 +144,10 @@ func ParseStore(url string) (kind StoreKind, dir string, err error) {
 			return 0, "", fmt.Errorf("%q does not say which directory; write file:DIR", url)
 		}
 		return FileStore, rest, nil
-	case "postgres", "postgresql", "mysql", "nats":
-		return 0, "", fmt.Errorf("a store in %s is not in this version yet; use memory: or file:DIR", scheme)
+	case "postgres", "postgresql", "mysql", "mariadb":
+		return DatabaseStore, url, sqldb.CheckURL(url)
+	case "nats":
+		return 0, "", fmt.Errorf("a store in %s is not in this version yet; use memory:, file:DIR, postgres:// or mysql://", scheme)
 	}
-	return 0, "", fmt.Errorf("%q is not a kind of store; there are memory: and file:DIR", scheme+":")
+	return 0, "", fmt.Errorf("%q is not a kind of store; there are memory:, file:DIR, postgres:// and mysql://", scheme+":")
 }

@@ -38,12 +38,17 @@ func TestParseStore(t *testing.T) {
 		{"file:", 0, ""},
 		{"data", 0, ""},
 		{"", 0, ""},
-		{"postgres://h/db", 0, ""},
-		{"mysql://h/db", 0, ""},
+		{"postgres://u:p@h/db?journal=other", DatabaseStore, "postgres://u:p@h/db?journal=other"},
+		{"postgresql://h/db", DatabaseStore, "postgresql://h/db"},
+		{"mysql://h/db", DatabaseStore, "mysql://h/db"},
+		{"mysql://h", 0, ""},
 		{"nats://h/name", 0, ""},
 		{"redis://h", 0, ""},
 	} {
 		kind, dir, err := ParseStore(row.url)
+		if err != nil {
+			kind, dir = 0, "" // mean nothing
+		}
 		if kind != row.kind || dir != row.dir || (err == nil) != (row.kind != 0) {
 			t.Errorf("%q: %v %q %v, want %v %q", row.url, kind, dir, err, row.kind, row.dir)
 		}

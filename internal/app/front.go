@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/amqpserver"
-	"github.com/ferrymq/ferry/internal/broker"
+	"github.com/ferrymq/ferry/internal/gmqserver"
 	"github.com/ferrymq/ferry/internal/netserve"
 	"github.com/ferrymq/ferry/internal/stompserver"
 	"github.com/ferrymq/ferry/internal/stompws"
@@ -26,25 +26,32 @@ import (
 const httpStopTimeout = time.Second
 
 // front is what faces the network: the listeners, and what is spoken on them.
-// One goroutine uses it.
+// One goroutine uses it, but for what is said to be for others.
 type front struct {
-	log       *slog.Logger
-	certs     *netserve.Certificates // nil: no TLS
-	login     time.Duration          // 0: netserve's
-	health    *health
-	addresses []Address
+	cfg    Config
+	log    *slog.Logger
+	certs  *netserve.Certificates // nil: no TLS
+	health *health
+	admin  *admin
+	fixed  map[string]string // addresses of listeners that were open before, by name
 
-	amqp, stomp *protocol
-	protocols   []netserve.Protocol // what every listener recognises
-	web         *netserve.Handoff   // nil: HTTP is off
-	sockets     *stompws.Handler    // so are WebSockets
-	https       []*http.Server
-	served      sync.WaitGroup // the HTTP servers
+	amqp, stomp, gmq *protocol
+
+	recognised []netserve.Protocol // what every listener recognises
+	origins    stompws.Origins
+	web        *netserve.Handoff               // nil: HTTP is off
+	sockets    atomic.Pointer[stompws.Handler] // nil: clients are not let in
+	https      []*http.Server
+	served     sync.WaitGroup // the HTTP servers
 
 	// Health is told of from the first moment to the last; clients are let in
-	// later and out earlier.
+	// later and out earlier, and pass through to another broker in between.
 	early   *group // nil: HTTP is off
 	clients []*group
+
+	mu     sync.Mutex // guards what follows, which others read
+	relays []*relay
+	open   []Address
 }
 
 // A protocol is one that clients speak.
@@ -52,6 +59,7 @@ type protocol struct {
 	name   string           // of its flag and its listener
 	addr   string           // of its own listener; "": it is off
 	refuse netserve.Handler // tells why, where it is off
+	later  netserve.Handler // tells that clients are not served now
 	server atomic.Pointer[server]
 }
 
@@ -62,19 +70,21 @@ type server interface {
 }
 
 // handle serves a connection. One that comes before clients are let in, or after,
-// is closed.
+// is told so.
 func (p *protocol) handle(c *netserve.Conn) {
-	if p.addr == "" {
+	switch s := p.server.Load(); {
+	case p.addr == "":
 		p.refuse(c)
-		return
-	}
-	if s := p.server.Load(); s != nil {
+	case s == nil:
+		p.later(c)
+	default:
 		(*s).Handle(c)
 	}
 }
 
 // A group is a listener, and the connections that came by it.
 type group struct {
+	name     string
 	listener net.Listener
 	server   *netserve.Server
 	cancel   context.CancelFunc
@@ -82,32 +92,52 @@ type group struct {
 }
 
 func newFront(cfg Config, certs *netserve.Certificates, log *slog.Logger) *front {
-	f := &front{log: log, certs: certs, login: cfg.loginTimeout, health: newHealth()}
+	f := &front{cfg: cfg, log: log, certs: certs, health: newHealth(), fixed: map[string]string{}}
 	r := &refusals{log: log}
-	amqp := amqpserver.New(amqpserver.Config{Version: cfg.Version, ClusterName: clusterName(), Refuse: amqpOff})
-	stomp := stompserver.New(stompserver.Config{Version: cfg.Version, Refuse: stompOff})
-	f.amqp = &protocol{name: "amqp", addr: cfg.AMQP, refuse: r.noting(amqpOff, amqp.Handle)}
-	f.stomp = &protocol{name: "stomp", addr: cfg.STOMP, refuse: r.noting(stompOff, stomp.Handle)}
+	amqp := func(reason string) *amqpserver.Server {
+		return amqpserver.New(amqpserver.Config{Version: cfg.Version, ClusterName: clusterName(), Refuse: reason})
+	}
+	stomp := func(reason string) *stompserver.Server {
+		return stompserver.New(stompserver.Config{Version: cfg.Version, Refuse: reason})
+	}
+	gmq := func(reason string) *gmqserver.Server {
+		return gmqserver.New(gmqserver.Config{Version: cfg.Version, Refuse: reason})
+	}
+	f.amqp = &protocol{
+		name: "amqp", addr: cfg.AMQP,
+		refuse: r.noting(amqpOff, amqp(amqpOff).Handle), later: r.noting(notNow, amqp(notNow).Handle),
+	}
+	f.stomp = &protocol{
+		name: "stomp", addr: cfg.STOMP,
+		refuse: r.noting(stompOff, stomp(stompOff).Handle), later: r.noting(notNow, stomp(notNow).Handle),
+	}
+	f.gmq = &protocol{
+		name: "gmq", addr: cfg.GMQ,
+		refuse: r.noting(gmqOff, gmq(gmqOff).Handle), later: r.noting(notNow, gmq(notNow).Handle),
+	}
 	web := r.noting(httpOff, refuseHTTP)
 	if cfg.HTTP != "" {
 		web = func(c *netserve.Conn) { f.web.Handle(c) }
 	}
-	f.protocols = []netserve.Protocol{
-		{Name: "amqp", Match: amqp.Protocol().Match, Handle: f.amqp.handle},
-		{Name: "stomp", Match: stomp.Protocol().Match, Handle: f.stomp.handle},
+	f.recognised = []netserve.Protocol{
+		{Name: "amqp", Match: amqp("").Protocol().Match, Handle: f.amqp.handle},
+		{Name: "stomp", Match: stomp("").Protocol().Match, Handle: f.stomp.handle},
 		{Name: "http", Match: beginsHTTP, Handle: web},
-		{Name: "gmq", Match: beginsGMQ, Handle: r.noting(gmqNotYet, refuseGMQ)},
+		{Name: "gmq", Match: gmq("").Protocol().Match, Handle: f.gmq.handle},
 	}
 	if certs == nil {
-		f.protocols = append(f.protocols, netserve.Protocol{Name: "tls", Match: beginsTLS, Handle: r.noting(tlsNot, refuseTLS)})
+		f.recognised = append(f.recognised, netserve.Protocol{Name: "tls", Match: beginsTLS, Handle: r.noting(tlsNot, refuseTLS)})
 	}
 	return f
 }
 
+// spoken are the protocols that clients speak.
+func (f *front) spoken() []*protocol { return []*protocol{f.amqp, f.stomp, f.gmq} }
+
 // start begins to tell of health, if that is wanted.
-func (f *front) start(ctx context.Context, cfg Config) error {
-	if cfg.PProf != "" {
-		ln, err := f.listen(ctx, "pprof", cfg.PProf)
+func (f *front) start(ctx context.Context) error {
+	if f.cfg.PProf != "" {
+		ln, err := f.listen(ctx, "pprof", f.cfg.PProf)
 		if err != nil {
 			return err
 		}
@@ -115,23 +145,22 @@ func (f *front) start(ctx context.Context, cfg Config) error {
 		s.WriteTimeout = 0 // a profile takes as long as is asked for
 		f.serveHTTP(ln, s)
 	}
-	if cfg.HTTP == "" {
+	if f.cfg.HTTP == "" {
 		return nil
 	}
-	origins, err := stompws.ParseOrigins(cfg.WSOrigins)
-	if err != nil {
+	var err error
+	if f.origins, err = stompws.ParseOrigins(f.cfg.WSOrigins); err != nil {
 		return fmt.Errorf("--ws-origins: %w", err)
 	}
-	ln, err := f.listen(ctx, "http", cfg.HTTP)
+	ln, err := f.listen(ctx, "http", f.cfg.HTTP)
 	if err != nil {
 		return err
 	}
-	f.sockets = stompws.NewHandler(stompws.Config{Origins: origins, Addr: ln.Addr(), Logger: f.log})
 	f.web = netserve.NewHandoff(ln.Addr())
 	s := newHTTPServer(f.handler(), f.log)
 	s.ConnContext = stompws.ConnContext
 	f.serveHTTP(f.web, s)
-	f.early, err = f.open(netserve.Endpoint{Name: "http", Listener: ln, Handle: f.web.Handle}, f.all())
+	f.early, err = f.serve("http", ln, f.web.Handle, f.all())
 	return err
 }
 
@@ -141,25 +170,30 @@ const socketPath = "/ws"
 func (f *front) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", f.health.handler())
+	mux.HandleFunc("GET "+nodesPath, f.admin.nodes)
 	mux.HandleFunc(socketPath, func(w http.ResponseWriter, r *http.Request) {
+		sockets := f.sockets.Load()
 		switch {
 		case f.stomp.addr == "":
 			http.Error(w, stompOff, http.StatusServiceUnavailable)
-		case f.stomp.server.Load() == nil:
-			http.Error(w, "the broker does not serve now", http.StatusServiceUnavailable)
+		case sockets == nil:
+			http.Error(w, notNow, http.StatusServiceUnavailable)
 		default:
-			f.sockets.ServeHTTP(w, r)
+			sockets.ServeHTTP(w, r)
 		}
 	})
 	return mux
 }
 
-// serveClients lets clients in: each protocol with its own server is understood on
-// every listener from now on.
-func (f *front) serveClients(ctx context.Context, amqp, stomp server) error {
-	f.amqp.server.Store(&amqp)
-	f.stomp.server.Store(&stomp)
-	for _, p := range []*protocol{f.amqp, f.stomp} {
+// all is what listeners understand.
+func (f *front) all() netserve.Config {
+	return netserve.Config{Protocols: f.recognised, TLS: f.certs}
+}
+
+// reserve finds out whether clients can be listened for, before there is a store to
+// serve them from, and which ports are theirs where they may be any.
+func (f *front) reserve(ctx context.Context) error {
+	for _, p := range f.spoken() {
 		if p.addr == "" {
 			continue
 		}
@@ -167,32 +201,17 @@ func (f *front) serveClients(ctx context.Context, amqp, stomp server) error {
 		if err != nil {
 			return err
 		}
-		if err := f.admit(netserve.Endpoint{Name: p.name, Listener: ln, Handle: p.handle}, f.all()); err != nil {
-			return err
-		}
+		f.unlisten(p.name, ln)
 	}
-	if f.sockets == nil {
-		return nil
-	}
-	// What comes out of a WebSocket is STOMP and nothing else.
-	return f.admit(netserve.Endpoint{Name: "ws", Listener: f.sockets.Listener(), Handle: f.stomp.handle}, netserve.Config{})
+	return nil
 }
 
-// all is what listeners understand.
-func (f *front) all() netserve.Config {
-	return netserve.Config{Protocols: f.protocols, TLS: f.certs}
-}
-
-func (f *front) admit(e netserve.Endpoint, understood netserve.Config) error {
-	g, err := f.open(e, understood)
-	if err == nil {
-		f.clients = append(f.clients, g)
-	}
-	return err
-}
-
-// listen opens a listener. name is that of its flag.
+// listen opens a listener. name is that of its flag. One that was open before gets
+// the port that it had.
 func (f *front) listen(ctx context.Context, name, addr string) (net.Listener, error) {
+	if before := f.fixed[name]; before != "" {
+		addr = before
+	}
 	ln, err := netserve.Listen(ctx, addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -204,9 +223,27 @@ func (f *front) listen(ctx context.Context, name, addr string) (net.Listener, er
 	case err != nil:
 		return nil, fmt.Errorf("cannot listen on %s, as --%s says: %w", addr, name, err)
 	}
-	f.addresses = append(f.addresses, Address{name, ln.Addr().String()})
-	slices.SortFunc(f.addresses, func(a, b Address) int { return strings.Compare(a.Name, b.Name) })
+	f.fixed[name] = ln.Addr().String()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open = append(f.open, Address{name, ln.Addr().String()})
+	slices.SortFunc(f.open, func(a, b Address) int { return strings.Compare(a.Name, b.Name) })
 	return ln, nil
+}
+
+// unlisten closes a listener: who comes now shall go elsewhere.
+func (f *front) unlisten(name string, ln net.Listener) {
+	_ = ln.Close()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open = slices.DeleteFunc(f.open, func(a Address) bool { return a.Name == name })
+}
+
+// addresses are the listeners that are open, by name. Any goroutine may call it.
+func (f *front) addresses() []Address {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.open)
 }
 
 func (f *front) serveHTTP(ln net.Listener, s *http.Server) {
@@ -218,15 +255,19 @@ func (f *front) serveHTTP(ln net.Listener, s *http.Server) {
 	})
 }
 
-// open begins to serve who comes by a listener.
-func (f *front) open(e netserve.Endpoint, cfg netserve.Config) (*group, error) {
-	cfg.Endpoints, cfg.Log, cfg.LoginTimeout = []netserve.Endpoint{e}, f.log, f.login
+// serve begins to serve who comes by a listener. A connection that begins with
+// nothing that is understood is handle's.
+func (f *front) serve(name string, ln net.Listener, handle netserve.Handler, understood netserve.Config) (*group, error) {
+	cfg := understood
+	cfg.Endpoints = []netserve.Endpoint{{Name: name, Listener: ln, Handle: handle}}
+	cfg.Log, cfg.LoginTimeout = f.log, f.cfg.loginTimeout
 	server, err := netserve.New(cfg)
 	if err != nil {
-		return nil, errors.Join(err, e.Listener.Close())
+		f.unlisten(name, ln)
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	g := &group{listener: e.Listener, server: server, cancel: cancel, done: make(chan error, 1)}
+	g := &group{name: name, listener: ln, server: server, cancel: cancel, done: make(chan error, 1)}
 	go func() { g.done <- server.Serve(ctx) }()
 	return g, nil
 }
@@ -235,64 +276,6 @@ func (f *front) open(e netserve.Endpoint, cfg netserve.Config) (*group, error) {
 func (g *group) stop() error {
 	g.cancel()
 	return <-g.done
-}
-
-// stopClients closes all clients' connections with the reason, and returns when
-// they have ended.
-func (f *front) stopClients(b *broker.Broker) error {
-	for _, g := range f.clients {
-		_ = g.listener.Close() // who comes now shall go elsewhere
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	if b.Err() != nil {
-		// Each connection is being closed with the failure. What is still there
-		// after a while is cut.
-		f.awaitClients()
-	} else {
-		b.CloseSessions(shutdownReason)
-	}
-	var stopping sync.WaitGroup
-	spoken := []*protocol{f.amqp, f.stomp}
-	errs := make([]error, len(spoken))
-	for i, p := range spoken {
-		if s := p.server.Load(); s != nil {
-			stopping.Go(func() { errs[i] = (*s).Shutdown(ctx, shutdownReason) })
-		}
-	}
-	stopping.Wait()
-	for _, p := range spoken {
-		p.server.Store(nil)
-	}
-	for _, s := range f.https {
-		// Who goes on asking by a client's listener must not hold it up.
-		s.SetKeepAlivesEnabled(false)
-	}
-	for _, g := range f.clients {
-		errs = append(errs, g.stop())
-	}
-	return errors.Join(errs...)
-}
-
-// awaitClients returns when no client is connected, or after failTimeout.
-func (f *front) awaitClients() {
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for over := time.After(failTimeout); ; {
-		left := 0
-		for _, g := range f.clients {
-			n, _ := g.server.Conns()
-			left += n
-		}
-		if left == 0 {
-			return
-		}
-		select {
-		case <-look.C:
-		case <-over:
-			return
-		}
-	}
 }
 
 // stop ends what start began.
@@ -308,9 +291,6 @@ func (f *front) stop() error {
 		}
 	}
 	f.served.Wait()
-	if f.sockets != nil {
-		f.sockets.Close()
-	}
 	if f.early == nil {
 		return nil
 	}

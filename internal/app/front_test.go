@@ -111,7 +111,7 @@ func TestEveryListenerSpeaksEveryProtocol(t *testing.T) {
 	cfg := testConfig()
 	cfg.TLSCert, cfg.TLSKey = writeCertificate(t)
 	p := mustStart(t, cfg)
-	if len(p.addresses) != 3 {
+	if len(p.addresses) != 4 {
 		t.Errorf("it listens on %v", p.addresses)
 	}
 	for name, addr := range p.addresses {
@@ -128,6 +128,12 @@ func TestEveryListenerSpeaksEveryProtocol(t *testing.T) {
 				mustSay(t, nc, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 				if got := mustEnd(t, nc); !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
 					t.Errorf("/livez: %q", got)
+				}
+
+				nc = open(t, addr, secure)
+				mustSay(t, nc, `{"operation":"SYNC","queue":"","payload":"","confirmation":"","error":null,"auth":{"user":"ada","password":"lovelace"}}`)
+				if got := mustEnd(t, nc); !strings.Contains(got, `"confirmation":"Y"`) {
+					t.Errorf("GMQ: %q", got)
 				}
 
 				ws := mustSocket(t, addr, secure)
@@ -186,24 +192,12 @@ func TestWhatIsOffIsRefused(t *testing.T) {
 		{"STOMP", noSTOMP, "\r\n\nSTOMP\r\n\r\n\x00", stompRefusal},
 		{"TLS", nothing, "\x16\x03\x01\x00\x05hello", "\x15\x03\x01\x00\x02\x02\x28"},
 		{
-			"GMQ", nothing, `{"operation":"P","queue":"q","payload":"aGk=","confirmation":"","error":null,"auth":{"user":"t0ken","password":"t0ken"}}`,
-			`{"operation":"P","queue":"q","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
+			"GMQ", noGMQ, `{"operation":"P","queue":"q","payload":"aGk=","confirmation":"","error":null,"auth":{"user":"t0ken","password":"t0ken"}}`,
+			`{"operation":"P","queue":"q","payload":"","confirmation":"N","error":{},"auth":{"user":"","password":""},"error_text":"NOT_IMPLEMENTED - GMQ is switched off on this broker, ferry serve --gmq :4567 switches it on"}`,
 		},
 		{
-			"GMQ in capitals", nothing, ` {"OPERATION":"L","Queue":"\u0041"} trailing`[1:],
-			`{"operation":"L","queue":"A","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
-		},
-		{
-			"not JSON", nothing, `{]`,
-			`{"operation":"","queue":"","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
-		},
-		{
-			"not GMQ's", nothing, `{"operation":[1],"queue":"q"}`,
-			`{"operation":"","queue":"q","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
-		},
-		{
-			"too large", nothing, `{"queue":"` + strings.Repeat("x", gmqMessageMax),
-			`{"operation":"","queue":"","payload":"","confirmation":"N","error":{},"error_text":"GMQ is not in this version of Ferry yet"}`,
+			"not GMQ's", noGMQ, `{"operation":[1],"queue":"q"}`,
+			`{"operation":"","queue":"q","payload":"","confirmation":"N","error":{},"auth":{"user":"","password":""},"error_text":"NOT_IMPLEMENTED - GMQ is switched off on this broker, ferry serve --gmq :4567 switches it on"}`,
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -232,6 +226,7 @@ func TestWhatIsOffIsRefused(t *testing.T) {
 
 func noHTTP(c *Config)  { c.HTTP = "" }
 func noSTOMP(c *Config) { c.STOMP = "" }
+func noGMQ(c *Config)   { c.GMQ = "" }
 func noAMQP(c *Config)  { c.AMQP = "" }
 func nothing(*Config)   {}
 
@@ -240,7 +235,7 @@ func TestWhatNothingRecognises(t *testing.T) {
 	p := mustStart(t, testConfig())
 	for _, text := range []string{"HELLO\n\n\x00", "\x80\x2e\x01\x03", "connect\n\n\x00", strings.Repeat("\n", 100) + "SEND\n\n\x00"} {
 		for name, want := range map[string]string{
-			"amqp": string(amqpwire.ProtocolHeader[:]), "http": "HTTP/1.1 400 Bad Request\r\n", "stomp": "ERROR\n",
+			"amqp": string(amqpwire.ProtocolHeader[:]), "http": "HTTP/1.1 400 Bad Request\r\n", "stomp": "ERROR\n", "gmq": `{"operation":"",`,
 		} {
 			nc := open(t, p.addresses[name], false)
 			mustSay(t, nc, text)
@@ -513,7 +508,7 @@ func TestListenersAreToldInOrder(t *testing.T) {
 		}
 		stop()
 	})
-	if want := []string{"amqp", "http", "pprof", "stomp"}; err != nil || !slices.Equal(names, want) {
+	if want := []string{"amqp", "gmq", "http", "pprof", "stomp"}; err != nil || !slices.Equal(names, want) {
 		t.Errorf("%v, %v; want %v", names, err, want)
 	}
 }

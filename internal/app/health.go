@@ -21,18 +21,47 @@ type phase string
 
 const (
 	phaseStarting phase = "starting"
+	phaseStandby  phase = "standby"
 	phaseServing  phase = "serving"
 	phaseStopping phase = "stopping"
 	phaseFailed   phase = "failed"
 )
 
+// role is what the phase is to others: roles are of a process among those that
+// share a store.
+func (p phase) role() string {
+	if p == phaseServing {
+		return roleLive
+	}
+	return string(p)
+}
+
+// roleLive is the role of the process that owns the store. The others' are called
+// as their phases.
+const roleLive = "live"
+
+// A standing is how a process stands to the log of its store.
+type standing struct {
+	epoch    uint64        // the highest it knows
+	owner    string        // the node of that epoch, if it is known
+	position uint64        // up to which it has taken the log in
+	head     uint64        // the log's last position, as far as it knows
+	silent   time.Duration // for how long a standby has not seen the log move
+}
+
+// lag is how many batches of the log are not taken in.
+func (s standing) lag() uint64 { return s.head - min(s.position, s.head) }
+
 // health answers those who watch over the process: /livez while it runs,
 // /readyz while it serves.
 type health struct {
+	node string // set before it is asked
+
 	mu         sync.Mutex // guards what follows
 	phase      phase
 	reason     string
-	blocked    func() string // nil until there is a broker
+	blocked    func() string   // nil until there is a broker
+	standing   func() standing // nil until there is a store
 	store      string
 	durability string
 }
@@ -48,28 +77,58 @@ func (h *health) set(p phase, reason string) {
 	}
 }
 
-func (h *health) describe(store, durability string, blocked func() string) {
+// describe says what the store is. stand and blocked are asked whenever somebody
+// wants to know, by any goroutine; nil: there is nothing to ask.
+func (h *health) describe(st *store, stand func() standing, blocked func() string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.store, h.durability, h.blocked = store, durability, blocked
+	h.store, h.durability = st.name(), st.journal.Info().Durability
+	h.standing, h.blocked = stand, blocked
 }
 
 // readiness is the body of /readyz. A broker under an alarm is ready: consumers
 // drain it.
 type readiness struct {
 	Status     phase  `json:"status"`
+	Role       string `json:"role"`
 	Reason     string `json:"reason,omitempty"`
-	Store      string `json:"store,omitempty"`
+	Node       string `json:"node"`
+	Epoch      uint64 `json:"epoch"`
+	Owner      string `json:"owner,omitempty"` // the node that is live, if it is another
+	Position   uint64 `json:"position"`
+	Head       uint64 `json:"head"`
+	Lag        uint64 `json:"lag"`                  // batches
+	SilentMS   int64  `json:"silent_ms"`            // for how long a standby has not seen the log move
+	Store      string `json:"store,omitempty"`      //
 	Durability string `json:"durability,omitempty"` // what a confirmed message survives
 	Blocked    string `json:"blocked,omitempty"`    // why publishers are blocked
 }
 
+// stand is what the process is doing, and how it stands to the log.
+func (h *health) stand() (phase, standing) {
+	h.mu.Lock()
+	p, ask := h.phase, h.standing
+	h.mu.Unlock()
+	if ask == nil {
+		return p, standing{}
+	}
+	return p, ask()
+}
+
 func (h *health) readiness() readiness {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	r := readiness{Status: h.phase, Reason: h.reason, Store: h.store, Durability: h.durability}
-	if h.blocked != nil {
-		r.Blocked = h.blocked()
+	r := readiness{
+		Status: h.phase, Role: h.phase.role(), Reason: h.reason, Node: h.node, Store: h.store, Durability: h.durability,
+	}
+	blocked := h.blocked
+	h.mu.Unlock()
+	if blocked != nil {
+		r.Blocked = blocked()
+	}
+	_, s := h.stand()
+	r.Epoch, r.Position, r.Head, r.Lag, r.SilentMS = s.epoch, s.position, s.head, s.lag(), s.silent.Milliseconds()
+	if s.owner != h.node {
+		r.Owner = s.owner
 	}
 	return r
 }
@@ -94,7 +153,7 @@ func (h *health) handler() http.Handler {
 			writeJSON(w, http.StatusMethodNotAllowed, map[string]string{"error": "only GET and HEAD are for this"})
 			return
 		}
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there are /livez, /readyz and, for WebSockets, /ws here"})
+		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there are /livez, /readyz, /api/ferry/nodes and, for WebSockets, /ws here"})
 	})
 	return mux
 }

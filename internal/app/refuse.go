@@ -1,10 +1,7 @@
 package app
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -18,8 +15,6 @@ var (
 	// RFC 9112 §3, the methods of RFC 9110 §9 and RFC 5789. CONNECT has a space behind
 	// it, and in STOMP the end of the line.
 	beginsHTTP = netserve.Prefix("GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "TRACE ", "CONNECT ")
-	// GMQ: an object of JSON.
-	beginsGMQ = netserve.Prefix("{")
 	// RFC 8446 §5.1: a record of the handshake, of TLS (major version 3).
 	beginsTLS = netserve.Prefix("\x16\x03")
 )
@@ -30,18 +25,16 @@ const (
 	refuseTimeout = 2 * time.Second
 	// refuseLog is how often one kind of refusal is logged, at most.
 	refuseLog = time.Minute
-	// gmqMessageMax is how much of a request of GMQ's is read to answer it, bytes: all
-	// that is buffered of a peer that has not logged in.
-	gmqMessageMax = 64 << 10
 )
 
 // Why connections are refused, for peers and for the log.
 const (
-	amqpOff   = "AMQP is switched off on this broker, ferry serve --amqp :5672 switches it on"
-	stompOff  = "STOMP is switched off on this broker, ferry serve --stomp :61613 switches it on"
-	httpOff   = "HTTP is switched off on this broker, ferry serve --http :15672 switches it on"
-	gmqNotYet = "GMQ is not in this version of Ferry yet"
-	tlsNot    = "TLS needs a certificate, ferry serve --tls-cert FILE --tls-key FILE gives the broker one"
+	amqpOff  = "AMQP is switched off on this broker, ferry serve --amqp :5672 switches it on"
+	stompOff = "STOMP is switched off on this broker, ferry serve --stomp :61613 switches it on"
+	httpOff  = "HTTP is switched off on this broker, ferry serve --http :15672 switches it on"
+	gmqOff   = "GMQ is switched off on this broker, ferry serve --gmq :4567 switches it on"
+	notNow   = "this broker does not serve clients now: it is starting, or a standby of the one that is live; connect to that one"
+	tlsNot   = "TLS needs a certificate, ferry serve --tls-cert FILE --tls-key FILE gives the broker one"
 )
 
 // refusals are the log of what is refused.
@@ -56,6 +49,17 @@ type refusals struct {
 type silence struct {
 	until   time.Time
 	skipped int
+}
+
+// may reports whether there may be a line now, and how many there were not since the
+// last; then there is none for a while.
+func (s *silence) may(now time.Time, d time.Duration) (skipped int, ok bool) {
+	if now.Before(s.until) {
+		s.skipped++
+		return 0, false
+	}
+	skipped, s.skipped, s.until = s.skipped, 0, now.Add(d)
+	return skipped, true
 }
 
 // noting returns what refuses connections and notes it.
@@ -78,14 +82,9 @@ func (r *refusals) note(c *netserve.Conn, reason string) {
 		}
 		r.silent[reason] = s
 	}
-	quiet, skipped := now.Before(s.until), s.skipped
-	if quiet {
-		s.skipped++
-	} else {
-		s.skipped, s.until = 0, now.Add(refuseLog)
-	}
+	skipped, ok := s.may(now, refuseLog)
 	r.mu.Unlock()
-	if !quiet {
+	if ok {
 		r.log.Info("connection refused", "conn", c, "reason", reason, "unreported", skipped)
 	}
 }
@@ -112,50 +111,7 @@ func refuseHTTP(c *netserve.Conn) {
 	tell(c, answer)
 }
 
-// gmqReply is a reply of GMQ's. The error has no text there, so it has a member of
-// its own.
-type gmqReply struct {
-	Operation    string   `json:"operation"`
-	Queue        string   `json:"queue"`
-	Payload      string   `json:"payload"`
-	Confirmation string   `json:"confirmation"`
-	Error        struct{} `json:"error"`
-	ErrorText    string   `json:"error_text"`
-}
-
-// refuseGMQ answers a request of GMQ's that nothing was done.
-func refuseGMQ(c *netserve.Conn) {
-	var request struct{ Operation, Queue string }
-	err := json.NewDecoder(io.LimitReader(inputOf(c), gmqMessageMax)).Decode(&request)
-	var syntax *json.SyntaxError
-	var kind *json.UnmarshalTypeError
-	if err != nil && !errors.As(err, &syntax) && !errors.As(err, &kind) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return // the peer has gone, or is too slow
-	}
-	reply := gmqReply{Operation: request.Operation, Queue: request.Queue, Confirmation: "N", ErrorText: gmqNotYet}
-	answer, err := json.Marshal(reply)
-	if err == nil {
-		tell(c, answer)
-	}
-}
-
 // refuseTLS answers with an alert, fatal, handshake_failure (RFC 8446 §6.2).
 func refuseTLS(c *netserve.Conn) {
 	tell(c, []byte{0x15, 3, 1, 0, 2, 2, 40})
-}
-
-// reading reads what a connection has buffered, and what comes.
-type reading struct{ in *netserve.Reader }
-
-func inputOf(c *netserve.Conn) io.Reader { return reading{&c.In} }
-
-func (r reading) Read(p []byte) (int, error) {
-	if len(r.in.Buffered()) == 0 {
-		if err := r.in.Fill(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, r.in.Buffered())
-	r.in.Discard(n)
-	return n, nil
 }

@@ -1,10 +1,12 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/journal/file"
 	"github.com/ferrymq/ferry/internal/journal/memory"
+	"github.com/ferrymq/ferry/internal/journal/sqldb"
 	"github.com/ferrymq/ferry/internal/vfs"
 )
 
@@ -30,11 +33,16 @@ const scratchDir = "scratch"
 type store struct {
 	kind    StoreKind
 	fs      vfs.FS // of a FileStore
-	dir     string
+	dir     string // of a FileStore
+	url     string // of a DatabaseStore, as it may be shown
 	journal journal.Journal
+	roster  journal.Roster  // nil: the journal is this process's alone
 	scratch journal.Journal // nil: transient messages stay in memory
+	clear   func() error    // empties the scratch journal's place
+	telling *roster         // of a shared store that is in use; ends with it
 }
 
+// openStore opens a store that is this process's alone.
 func openStore(cfg Config, log *slog.Logger) (*store, error) {
 	kind, dir, err := ParseStore(cfg.Store)
 	if err != nil {
@@ -49,17 +57,41 @@ func openStore(cfg Config, log *slog.Logger) (*store, error) {
 		s.fs = vfs.OS{}
 	}
 	if s.journal, err = openJournal(s.fs, dir, log); err != nil {
-		return nil, explain(err, dir)
+		return nil, s.explain(err)
 	}
 	// The journal's lock is ours: what is in scratch is the last process's.
-	err = s.clearScratch()
+	scratch := filepath.Join(dir, scratchDir)
+	s.clear = func() error { return clearScratch(s.fs, scratch) }
+	err = s.clear()
 	if err == nil {
-		s.scratch, err = file.Open(s.fs, s.scratchDir(), file.Options{NoSync: true, Logger: log})
+		s.scratch, err = file.Open(s.fs, scratch, file.Options{NoSync: true, Logger: log})
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make room for transient messages: %w", err), s.journal.Close())
 	}
 	return s, nil
+}
+
+// openDatabase opens a store that other processes may have open too. That the
+// database cannot be reached is an error like others: see permanent.
+func openDatabase(ctx context.Context, cfg Config, log *slog.Logger) (*store, error) {
+	_, url, err := ParseStore(cfg.Store)
+	if err != nil {
+		return nil, err
+	}
+	s := &store{kind: DatabaseStore, url: sqldb.Redact(url)}
+	j, err := sqldb.Open(ctx, url, sqldb.Options{Lease: cfg.lease(), Logger: log})
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	s.journal, s.roster = j, j
+	return s, nil
+}
+
+// permanent reports whether it is of no use to open a database again after an error
+// of openDatabase.
+func permanent(err error) bool {
+	return !sqldb.IsTemporary(err)
 }
 
 // A process that was just killed holds the lock until the system has taken it apart:
@@ -78,25 +110,91 @@ func openJournal(fsys vfs.FS, dir string, log *slog.Logger) (*file.Journal, erro
 	}
 }
 
-func (s *store) scratchDir() string { return filepath.Join(s.dir, scratchDir) }
-
-func (s *store) clearScratch() error {
-	entries, err := s.fs.List(s.scratchDir())
+func clearScratch(fsys vfs.FS, dir string) error {
+	entries, err := fsys.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	for _, e := range entries {
-		err = errors.Join(err, s.fs.Remove(filepath.Join(s.scratchDir(), e.Name)))
+		err = errors.Join(err, fsys.Remove(filepath.Join(dir, e.Name)))
 	}
 	return err
 }
 
+const (
+	// scratchName begins the names of directories for transient messages beside a
+	// store that is in no directory.
+	scratchName = "ferry-scratch-"
+	// scratchAge is how old such a directory is before it is taken for one that a
+	// killed process left: by then its owner would have locked it.
+	scratchAge = time.Minute
+)
+
+// makeScratch makes a place for transient messages among the system's temporary
+// files, which close removes. Those that killed processes left are removed.
+func (s *store) makeScratch(log *slog.Logger) error {
+	sweepScratch(os.TempDir(), time.Now().Add(-scratchAge), log)
+	dir, err := os.MkdirTemp("", scratchName)
+	if err != nil {
+		return fmt.Errorf("make room for transient messages, where $TMPDIR says: %w", err)
+	}
+	s.clear = func() error { return os.RemoveAll(dir) }
+	j, err := file.Open(vfs.OS{}, dir, file.Options{NoSync: true, Logger: log})
+	if err != nil {
+		return errors.Join(fmt.Errorf("make room for transient messages, where $TMPDIR says: %w", err), s.clear())
+	}
+	s.scratch = j
+	return nil
+}
+
+// sweepScratch removes what makeScratch made in dir before a time, and nobody has
+// locked.
+func sweepScratch(dir string, before time.Time, log *slog.Logger) {
+	found, err := filepath.Glob(filepath.Join(dir, scratchName+"*"))
+	if err != nil {
+		return // never: the pattern is right
+	}
+	for _, d := range found {
+		if info, err := os.Lstat(d); err != nil || !info.IsDir() || info.ModTime().After(before) {
+			continue
+		}
+		lock, err := vfs.OS{}.Lock(d)
+		if err != nil {
+			continue // it is used, or another user's
+		}
+		if err := errors.Join(os.RemoveAll(d), lock.Close()); err != nil {
+			log.Warn("cannot remove what a killed process left", "dir", d, "error", err)
+		}
+	}
+}
+
 // name is how the store is shown to people.
 func (s *store) name() string {
-	if s.kind == MemoryStore {
+	switch s.kind {
+	case MemoryStore:
 		return "memory"
+	case FileStore:
+		return "file"
 	}
-	return "file"
+	return s.journal.Info().Durability
+}
+
+// place is where the store is, for people.
+func (s *store) place() string {
+	if s.kind == DatabaseStore {
+		return s.url
+	}
+	return s.dir
+}
+
+// shared reports whether other processes may have the store open.
+func (s *store) shared() bool { return s.roster != nil }
+
+// changed makes that the other processes are told at once how this one stands.
+func (s *store) changed() {
+	if s.telling != nil {
+		s.telling.change()
+	}
 }
 
 // diskAlarm is the broker's disk alarm for this store, nil if it has none.
@@ -130,17 +228,22 @@ func (s *store) segmentBytes() int64 {
 // close releases what is open. It may be called twice.
 func (s *store) close() error {
 	var err error
+	if s.telling != nil {
+		s.telling.stop()
+	}
 	if s.scratch != nil {
-		err = errors.Join(s.scratch.Close(), s.clearScratch())
+		err = errors.Join(s.scratch.Close(), s.clear())
 	}
 	return errors.Join(err, s.journal.Close())
 }
 
-// explain says of an error of the store at dir what it means and what can be
-// done.
-func explain(err error, dir string) error {
+// explain says of an error of the store what it means and what can be done.
+func (s *store) explain(err error) error {
+	if s.kind == DatabaseStore {
+		return s.explainDatabase(err)
+	}
 	var damaged *journal.CorruptError
-	switch {
+	switch dir := s.dir; {
 	case errors.Is(err, journal.ErrLocked):
 		return fmt.Errorf("another process uses the store in %s: stop the broker that runs there, or choose another directory with --store file:DIR (%w)", dir, journal.ErrLocked)
 	case errors.As(err, &damaged):
@@ -150,5 +253,15 @@ func explain(err error, dir string) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("the store in %s may not be read and written by this user: %w", dir, err)
 	}
-	return fmt.Errorf("open the store in %s: %w", dir, err)
+	return fmt.Errorf("open the store in %s: %w", s.dir, err)
+}
+
+func (s *store) explainDatabase(err error) error {
+	var damaged *journal.CorruptError
+	if errors.As(err, &damaged) {
+		return fmt.Errorf("the store in %s is damaged, in a way that no crash explains: %w. "+
+			"Nothing was changed or thrown away: restore the database from a backup, "+
+			"or give the URL another journal=NAME to start empty", s.url, err)
+	}
+	return fmt.Errorf("open the store in %s: %w", s.url, err)
 }

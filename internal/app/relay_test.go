@@ -1,0 +1,107 @@
+package app
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"testing"
+)
+
+func listen(t *testing.T) *net.TCPListener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln.(*net.TCPListener)
+}
+
+// relayTo starts a relay to the address that is in target.
+func relayTo(t *testing.T, target *atomic.Value) *relay {
+	t.Helper()
+	r := startRelay("amqp", listen(t), func() string { return target.Load().(string) }, slog.New(slog.DiscardHandler))
+	t.Cleanup(r.stop)
+	return r
+}
+
+func accept(t *testing.T, ln *net.TCPListener) *net.TCPConn {
+	t.Helper()
+	nc, err := ln.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	return nc
+}
+
+// Each direction ends for itself, when all of it has come through.
+func TestARelayPassesBothDirectionsThrough(t *testing.T) {
+	live := listen(t)
+	var target atomic.Value
+	target.Store(live.Addr().String())
+	r := relayTo(t, &target)
+	near := open(t, r.listener.Addr().String(), false).(*net.TCPConn)
+	far := accept(t, live)
+	there, back := bytes.Repeat([]byte("there"), 100_000), bytes.Repeat([]byte("back"), 100_000)
+	go func() {
+		_, _ = near.Write(there)
+		_ = near.CloseWrite()
+	}()
+	if got, err := io.ReadAll(far); err != nil || !bytes.Equal(got, there) {
+		t.Errorf("%d bytes of %d came through, %v", len(got), len(there), err)
+	}
+	go func() {
+		_, _ = far.Write(back)
+		_ = far.Close()
+	}()
+	if got, err := io.ReadAll(near); err != nil || !bytes.Equal(got, back) {
+		t.Errorf("%d bytes of %d came back, %v", len(got), len(back), err)
+	}
+}
+
+func TestARelayEndsWhatIsWithAnotherBroker(t *testing.T) {
+	before, now := listen(t), listen(t)
+	var target atomic.Value
+	target.Store(before.Addr().String())
+	r := relayTo(t, &target)
+	old := open(t, r.listener.Addr().String(), false)
+	accept(t, before) // and never says a word again
+	target.Store("")
+	r.follow() // nobody is known to be live: the connection may still be good
+	mustEnd(t, open(t, r.listener.Addr().String(), false))
+	target.Store(now.Addr().String())
+	kept := open(t, r.listener.Addr().String(), false)
+	far := accept(t, now)
+	r.follow()
+	mustEnd(t, old)
+	mustSay(t, kept, "hello")
+	mustHear(t, far, "hello")
+	r.stop()
+	mustEnd(t, kept)
+	if _, err := net.Dial("tcp", r.listener.Addr().String()); err == nil {
+		t.Error("there is still a listener")
+	}
+}
+
+func TestARelayClosesWhatItCannotPassOn(t *testing.T) {
+	var target atomic.Value
+	target.Store(freeAddress(t))
+	r := relayTo(t, &target)
+	mustEnd(t, open(t, r.listener.Addr().String(), false))
+}
+
+func TestARelayIsBounded(t *testing.T) {
+	var r relay
+	for i := range relayConns + 1 {
+		if ok := r.enter(); ok != (i < relayConns) {
+			t.Fatalf("connection %d: %t", i, ok)
+		}
+	}
+	r.leave()
+	if !r.enter() {
+		t.Error("an end makes no room")
+	}
+}
