@@ -119,7 +119,7 @@ of them dies.`,
   ferry serve
 
   # a broker for a test: nothing is written, nothing else is listened on
-  ferry serve --store memory: --amqp 127.0.0.1:5672 --stomp off --http off
+  ferry serve --store memory: --amqp 127.0.0.1:5672 --stomp off --gmq off --http off
 
   # messages in, messages out
   ferry send -q orders one two
@@ -148,7 +148,7 @@ of them dies.`,
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 		return fmt.Errorf("%w%s", err, suggestion(unknown.GetSpecifiedName(), names, "--%s"))
 	})
-	root.AddCommand(newServe(sys), newSend(sys), newReceive(sys), newGateway(sys), newMove(sys), newVerify(sys), newBench(sys), newDump(sys), newVersion(sys), newCompletion(sys))
+	root.AddCommand(newServe(sys), newSend(sys), newReceive(sys), newGateway(sys), newMove(sys), newVerify(sys), newBench(sys), newStatus(sys), newDump(sys), newVersion(sys), newCompletion(sys))
 	return root
 }
 

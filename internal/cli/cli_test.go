@@ -53,7 +53,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"serve", "--amqpp", ":1"}, 2, "did you mean --amqp?"},
 		{[]string{"serve", "extra"}, 2, "ferry serve: "},
 		{[]string{"serve", "--store", "redis://x"}, 2, "--store: "},
-		{[]string{"serve", "--store", "memory:", "--amqp", taken.Addr().String(), "--stomp", "off", "--http", "off"}, 1, "--amqp"},
+		{[]string{"serve", "--store", "memory:", "--amqp", taken.Addr().String(), "--stomp", "off", "--gmq", "off", "--http", "off"}, 1, "--amqp"},
 		{[]string{"dump"}, 2, "accepts 1 arg"},
 		{[]string{"dump", filepath.Join(t.TempDir(), "nowhere")}, 1, "there is no store"},
 		{[]string{"dump", t.TempDir()}, 1, "there is no store"},
@@ -164,7 +164,7 @@ func TestServeUntilItIsStopped(t *testing.T) {
 		code := make(chan int, 1)
 		go func() {
 			code <- Run(ctx, System{
-				Args:   []string{"serve", "--store", "memory:", "--amqp", "127.0.0.1:0", "--stomp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", format, "--log-level", "error"},
+				Args:   []string{"serve", "--store", "memory:", "--amqp", "127.0.0.1:0", "--stomp", "127.0.0.1:0", "--gmq", "off", "--http", "127.0.0.1:0", "--log-format", format, "--log-level", "error"},
 				Stdout: io.Discard, Stderr: w,
 				Getenv: func(string) string { return "" },
 			})

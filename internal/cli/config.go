@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -86,9 +85,6 @@ func configure(src sources) (*serveConfig, error) {
 		if err := o.set(c, merged.String(o.name), explicit); err != nil {
 			wrong = append(wrong, fmt.Errorf("%s: %w", from.from, err))
 		}
-	}
-	if len(c.off) > 0 {
-		c.note(slog.LevelInfo, "not in this version yet, and off: %s", strings.Join(c.off, ", "))
 	}
 	wrong = append(wrong, c.check()...)
 	if len(wrong) > 0 {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/app"
 )
@@ -82,10 +83,10 @@ func TestConfigFileCanBeNamedByTheEnvironment(t *testing.T) {
 func TestEveryOptionArrives(t *testing.T) {
 	cert, key, ca := write(t, "cert", "x"), write(t, "key", "x"), write(t, "ca", "x")
 	values := map[string]string{
-		"store": "file:elsewhere", "amqp": ":1", "stomp": ":4", "gmq": "off", "http": ":2", "ws-origins": "https://a.example",
+		"store": "file:elsewhere", "amqp": ":1", "stomp": ":4", "gmq": ":5", "gmq-token-auth": "off", "http": ":2", "ws-origins": "https://a.example",
 		"user": "ada", "password": "lovelace", "tls-cert": cert, "tls-key": key, "tls-ca": ca,
 		"memory-limit": "1GiB", "disk-free-limit": "1MB,10%", "log-level": "debug", "log-format": "json",
-		"node": "n", "lease": "3s", "standby": "proxy", "pprof": ":3",
+		"node": "n", "lease": "3s", "standby": "proxy", "advertise": "h", "pprof": ":3",
 	}
 	refused := map[string]bool{"peers": true, "definitions": true, "config": true}
 	var g [2]given
@@ -103,8 +104,8 @@ func TestEveryOptionArrives(t *testing.T) {
 		}
 	}
 	want := app.Config{
-		Store: "file:elsewhere", AMQP: ":1", STOMP: ":4", HTTP: ":2", WSOrigins: "https://a.example", PProf: ":3", User: "ada", Password: "lovelace",
-		TLSCert: cert, TLSKey: key, TLSCA: ca,
+		Store: "file:elsewhere", AMQP: ":1", STOMP: ":4", GMQ: ":5", GMQNoTokens: true, HTTP: ":2", WSOrigins: "https://a.example", PProf: ":3", User: "ada", Password: "lovelace",
+		TLSCert: cert, TLSKey: key, TLSCA: ca, Node: "n", Advertise: "h", Lease: 3 * time.Second, Standby: app.StandbyProxy,
 		MemoryLimit: app.Limit{Bytes: 1 << 30}, DiskFreeLimit: app.Limit{Bytes: 1e6, Share: 0.1},
 	}
 	for i, g := range append(g[:], given{file: file.String()}) {
@@ -125,15 +126,15 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := app.Config{
-		Store: app.DefaultStore, AMQP: app.DefaultAMQP, STOMP: app.DefaultSTOMP, HTTP: app.DefaultHTTP,
-		User: "guest", Password: "guest",
+		Store: app.DefaultStore, AMQP: app.DefaultAMQP, STOMP: app.DefaultSTOMP, GMQ: app.DefaultGMQ, HTTP: app.DefaultHTTP,
+		User: "guest", Password: "guest", Lease: app.DefaultLease, Standby: app.StandbyRefuse,
 		MemoryLimit: app.DefaultMemoryLimit, DiskFreeLimit: app.DefaultDiskFreeLimit,
 	}
 	if c.app != want {
 		t.Errorf("got %+v\nwant %+v", c.app, want)
 	}
-	if len(c.notes) != 1 || c.notes[0].level != slog.LevelInfo {
-		t.Errorf("notes %v, want one about what is off", c.notes)
+	if len(c.notes) > 0 {
+		t.Errorf("notes %v, want none", c.notes)
 	}
 }
 
@@ -157,7 +158,8 @@ func TestFaults(t *testing.T) {
 		{"time", given{file: "lease = 2020-01-01"}, []string{`lease: a time is not expected here`}},
 		{"value in a file", given{file: "\namqp = 5672"}, []string{`ferry.toml:2: amqp: "5672" is not an address`, `did you mean :5672?`}},
 		{"value in the environment", given{env: map[string]string{"FERRY_LOG_LEVEL": "loud"}}, []string{`$FERRY_LOG_LEVEL: "loud" is not a level; there are debug`}},
-		{"store", given{flags: map[string]string{"store": "mysql://x"}}, []string{`--store: a store in mysql is not in this version yet`}},
+		{"store", given{flags: map[string]string{"store": "nats://x"}}, []string{`--store: a store in nats is not in this version yet`}},
+		{"database", given{flags: map[string]string{"store": "postgres://u:secret@h:port/db"}}, []string{`--store: `, `port`}},
 		{"store without a kind", given{flags: map[string]string{"store": "data"}}, []string{`write file:data`}},
 		{"port", given{flags: map[string]string{"http": "localhost:x"}}, []string{`--http: "x" is not a port`}},
 		{"format", given{flags: map[string]string{"log-format": "xml"}}, []string{`--log-format: "xml" is not a format; there are text and json`}},
@@ -168,11 +170,17 @@ func TestFaults(t *testing.T) {
 		{"no config file", given{flags: map[string]string{"config": "nowhere"}}, []string{`--config: cannot read the file`}},
 		{"authority alone", given{flags: map[string]string{"tls-ca": os.Args[0]}}, []string{`--tls-ca is about TLS, which needs --tls-cert and --tls-key`}},
 		{"certificate alone", given{flags: map[string]string{"tls-cert": os.Args[0]}}, []string{`--tls-cert and --tls-key go together`}},
-		{"everything is off", given{flags: map[string]string{"amqp": "off", "stomp": "off", "http": "off"}}, []string{`nobody could reach the broker`}},
+		{"everything is off", given{flags: map[string]string{"amqp": "off", "stomp": "off", "gmq": "off", "http": "off"}}, []string{`nobody could reach the broker`}},
 		{"origin", given{flags: map[string]string{"ws-origins": "https://a.example,b.example"}}, []string{`--ws-origins: "b.example" is not an origin; write scheme://host`}},
 		{"peers", given{flags: map[string]string{"peers": "a,b"}}, []string{`--peers: clusters are not in this version yet`}},
 		{"definitions", given{flags: map[string]string{"definitions": "x.json"}}, []string{`--definitions: definitions cannot be loaded in this version yet`}},
 		{"lease", given{flags: map[string]string{"lease": "soon"}}, []string{`--lease: "soon" is not a duration`}},
+		{"short lease", given{flags: map[string]string{"lease": "999ms"}}, []string{`--lease: 999ms is less than 1s`}},
+		{"node", given{flags: map[string]string{"node": "a b"}}, []string{`--node: "a b" has something in it`}},
+		{"long node", given{flags: map[string]string{"node": strings.Repeat("a", nodeMax+1)}}, []string{`--node: it has 129 bytes`}},
+		{"advertised port", given{flags: map[string]string{"advertise": "h:5672"}}, []string{`--advertise: "h:5672" has a port`}},
+		{"advertised URL", given{flags: map[string]string{"advertise": "amqp://h"}}, []string{`--advertise: `, `not a host`}},
+		{"tokens", given{flags: map[string]string{"gmq-token-auth": "maybe"}}, []string{`--gmq-token-auth: "maybe" is neither on nor off`}},
 		{"standby", given{flags: map[string]string{"standby": "dance"}}, []string{`--standby: "dance" is neither refuse nor proxy`}},
 		{
 			"all together",
@@ -198,24 +206,19 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func TestWhatIsToComeIsWarnedOf(t *testing.T) {
-	for name, v := range map[string]string{"gmq": ":1", "node": "n", "lease": "1s", "standby": "proxy"} {
-		c, err := given{flags: map[string]string{name: v}}.configure(t)
-		if err != nil {
-			t.Errorf("--%s: %v", name, err)
-			continue
+// What is about shared stores says so with others, and only if it was given.
+func TestWhatHasNoEffectIsWarnedOf(t *testing.T) {
+	for name, v := range map[string]string{"lease": "1s", "standby": "proxy", "advertise": "h"} {
+		for store, want := range map[string]int{"memory:": 1, "file:x": 1, "postgres://u@h/db": 0, "mysql://u@h/db": 0} {
+			c, err := given{flags: map[string]string{name: v, "store": store}}.configure(t)
+			if err != nil {
+				t.Errorf("--%s with %s: %v", name, store, err)
+				continue
+			}
+			if len(c.notes) != want || want > 0 && (c.notes[0].level != slog.LevelWarn || !strings.Contains(c.notes[0].text, "--"+name)) {
+				t.Errorf("--%s with %s: notes %v, want %d", name, store, c.notes, want)
+			}
 		}
-		warned := false
-		for _, n := range c.notes {
-			warned = warned || n.level == slog.LevelWarn && strings.Contains(n.text, "--"+name)
-		}
-		if !warned {
-			t.Errorf("--%s: no warning in %v", name, c.notes)
-		}
-	}
-	c, err := given{flags: map[string]string{"gmq": "off"}}.configure(t)
-	if err != nil || len(c.notes) > 0 {
-		t.Errorf("what is off is spoken of: %v, %v", c.notes, err)
 	}
 }
 

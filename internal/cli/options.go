@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ferrymq/ferry/internal/app"
 )
@@ -21,8 +22,9 @@ type serveConfig struct {
 	app      app.Config
 	logLevel slog.Level
 	logJSON  bool
-	off      []string // default listeners that are not built yet
-	notes    []note   // for the log, once there is one
+	notes    []note // for the log, once there is one
+
+	forShared []string // settings that were given and are about shared stores
 }
 
 // A note is something that is said about the configuration when the broker
@@ -56,7 +58,7 @@ func serveOptions() []option {
 	return []option{
 		{
 			name: "store", value: app.DefaultStore, meta: "URL",
-			usage: "where messages are kept: file:DIR or memory:",
+			usage: "where messages are kept: file:DIR, memory:, postgres://USER:PASSWORD@HOST/DB or mysql://...; brokers with the same database share them",
 			set: func(c *serveConfig, v string, _ bool) error {
 				_, _, err := app.ParseStore(v)
 				c.app.Store = v
@@ -74,13 +76,23 @@ func serveOptions() []option {
 			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.STOMP, v) },
 		},
 		{
-			name: "gmq", value: ":4567", meta: "ADDR",
-			usage: "listen for GMQ here, or off (not in this version yet)",
-			set:   laterListener("gmq", "GMQ"),
+			name: "gmq", value: app.DefaultGMQ, meta: "ADDR",
+			usage: "listen for GMQ here, or off",
+			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.GMQ, v) },
+		},
+		{
+			name: "gmq-token-auth", value: "on", meta: "on|off",
+			usage: "whether clients of GMQ may log in with its tokens, from which everyone can read the password",
+			set: func(c *serveConfig, v string, _ bool) error {
+				if c.app.GMQNoTokens = v == off; !c.app.GMQNoTokens && v != "on" {
+					return fmt.Errorf("%q is neither on nor off", v)
+				}
+				return nil
+			},
 		},
 		{
 			name: "http", value: app.DefaultHTTP, meta: "ADDR",
-			usage: "answer /livez and /readyz here, and STOMP over WebSocket at /ws, or off",
+			usage: "answer /livez, /readyz and /api/ferry/nodes here, and STOMP over WebSocket at /ws, or off",
 			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.HTTP, v) },
 		},
 		{
@@ -153,34 +165,52 @@ func serveOptions() []option {
 			},
 		},
 		{
+			name: "lease", value: app.DefaultLease.String(), meta: "D",
+			usage: "how long a broker that says nothing keeps a shared store; the same for all that share it",
+			set: func(c *serveConfig, v string, explicit bool) error {
+				c.shared("lease", explicit)
+				d, err := time.ParseDuration(v)
+				if err != nil {
+					return fmt.Errorf("%q is not a duration, such as 5s", v)
+				}
+				if c.app.Lease = d; d < app.LeaseLeast {
+					return fmt.Errorf("%v is less than %v: a broker must be able to say something several times within it", d, app.LeaseLeast)
+				}
+				return nil
+			},
+		},
+		{
+			name: "standby", value: app.StandbyRefuse, meta: "HOW",
+			usage: "what a broker does with clients while another one with its store is live: refuse them, or proxy, which passes them through to that one",
+			set: func(c *serveConfig, v string, explicit bool) error {
+				c.shared("standby", explicit)
+				if c.app.Standby = v; v != app.StandbyRefuse && v != app.StandbyProxy {
+					return fmt.Errorf("%q is neither refuse nor proxy", v)
+				}
+				return nil
+			},
+		},
+		{
 			name: "node", meta: "NAME",
-			usage: "name of this node in a cluster (not in this version yet)",
-			set:   laterIgnored("node", "there are no clusters in this version yet"),
+			usage: "name of this broker among those that share its store (default: the host's name and the port of the first listener)",
+			set: func(c *serveConfig, v string, _ bool) error {
+				c.app.Node = v
+				return checkNode(v)
+			},
+		},
+		{
+			name: "advertise", meta: "HOST",
+			usage: "host by which the others that share the store reach this broker (default: that of the listener, or the host's name)",
+			set: func(c *serveConfig, v string, explicit bool) error {
+				c.shared("advertise", explicit && v != "")
+				c.app.Advertise = strings.Trim(v, "[]")
+				return checkHost(v)
+			},
 		},
 		{
 			name: "peers", meta: "ADDRS",
 			usage: "the other nodes of the cluster (not in this version yet)",
 			set:   laterRefused("clusters are not in this version yet, and a broker that is expected to replicate must not start without"),
-		},
-		{
-			name: "lease", value: "5s", meta: "D",
-			usage: "how long a silent owner keeps a shared store (not in this version yet)",
-			set: func(c *serveConfig, v string, explicit bool) error {
-				if _, err := time.ParseDuration(v); err != nil {
-					return fmt.Errorf("%q is not a duration, such as 5s", v)
-				}
-				return laterIgnored("lease", "no store of this version is shared")(c, v, explicit)
-			},
-		},
-		{
-			name: "standby", value: "refuse", meta: "HOW",
-			usage: "what a standby does with clients, refuse or proxy (not in this version yet)",
-			set: func(c *serveConfig, v string, explicit bool) error {
-				if v != "refuse" && v != "proxy" {
-					return fmt.Errorf("%q is neither refuse nor proxy", v)
-				}
-				return laterIgnored("standby", "there is no standby in this version yet")(c, v, explicit)
-			},
 		},
 		{
 			name: "definitions", meta: "FILE",
@@ -214,37 +244,47 @@ func (c *serveConfig) check() []error {
 	if c.app.TLSCA != "" && c.app.TLSCert == "" {
 		faults = append(faults, errors.New("--tls-ca is about TLS, which needs --tls-cert and --tls-key"))
 	}
-	if c.app.AMQP == "" && c.app.STOMP == "" && c.app.HTTP == "" {
+	if c.app.AMQP == "" && c.app.STOMP == "" && c.app.GMQ == "" && c.app.HTTP == "" {
 		faults = append(faults, errors.New("every listener is off: nobody could reach the broker"))
+	}
+	if kind, _, err := app.ParseStore(c.app.Store); err == nil && kind != app.DatabaseStore {
+		for _, name := range c.forShared {
+			c.note(slog.LevelWarn, "--%s has no effect: it is about stores that several brokers share, postgres:// and mysql://", name)
+		}
 	}
 	return faults
 }
 
-// laterListener is for a listener that is not built yet.
-func laterListener(name, protocol string) func(*serveConfig, string, bool) error {
-	return func(c *serveConfig, v string, explicit bool) error {
-		var addr string
-		err := setAddress(&addr, v)
-		switch {
-		case err != nil || addr == "":
-			return err
-		case explicit:
-			c.note(slog.LevelWarn, "--%s has no effect: %s is not in this version yet, nothing listens on %s", name, protocol, addr)
-		default:
-			c.off = append(c.off, protocol)
-		}
-		return nil
+// shared remembers a setting that is about shared stores, if it was given.
+func (c *serveConfig) shared(name string, given bool) {
+	if given {
+		c.forShared = append(c.forShared, name)
 	}
 }
 
-// laterIgnored is for a setting that has no effect yet and does no harm.
-func laterIgnored(name, why string) func(*serveConfig, string, bool) error {
-	return func(c *serveConfig, v string, explicit bool) error {
-		if explicit && v != "" {
-			c.note(slog.LevelWarn, "--%s has no effect: %s", name, why)
-		}
-		return nil
+// nodeMax is how long the name of a node may be, bytes: it is in the log, and in what
+// each connection is told.
+const nodeMax = 128
+
+func checkNode(v string) error {
+	if len(v) > nodeMax {
+		return fmt.Errorf("it has %d bytes, and may have %d", len(v), nodeMax)
 	}
+	if !utf8.ValidString(v) || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("%q has something in it that is no letter, digit or sign", v)
+	}
+	return nil
+}
+
+// checkHost takes a name or an address without a port.
+func checkHost(v string) error {
+	if strings.ContainsAny(v, "/ @") {
+		return fmt.Errorf("%q is not a host; write a name or an address", v)
+	}
+	if _, _, err := net.SplitHostPort(v); err == nil {
+		return fmt.Errorf("%q has a port, which is that of each listener; write the host alone", v)
+	}
+	return nil
 }
 
 // laterRefused is for a setting without which the broker would not be what was
