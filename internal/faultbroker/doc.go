@@ -15,7 +15,7 @@
 // marked so. Every user may log in. Transactions, limits, expiry and
 // dead-lettering do not exist.
 //
-// A smaller one speaks STOMP, see Stomp.
+// Smaller ones speak STOMP and GMQ, see Stomp and GMQ.
 //
 // With Options.Network it listens on a network within the process, and works in
 // a testing/synctest bubble.
