@@ -128,10 +128,16 @@ func launch(t *testing.T, addr string, s setup) *process {
 	}
 	args := append([]string{
 		"serve", "--store", "file:" + s.dir, "--amqp", addr,
-		"--stomp", cmp.Or(s.stomp, "off"), "--http", cmp.Or(s.http, "off"),
+		"--stomp", cmp.Or(s.stomp, "off"), "--http", cmp.Or(s.http, "off"), "--gmq", "off",
 	}, s.flags...)
-	p := &process{t: t, addr: addr, cmd: exec.Command(bin, args...), log: new(logBuffer), ready: make(chan struct{}), ended: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0 exitcode=66")
+	return launchCommand(t, exec.Command(bin, args...), addr)
+}
+
+// launchCommand starts a broker by the command that runs it, and does not wait.
+func launchCommand(t *testing.T, cmd *exec.Cmd, addr string) *process {
+	t.Helper()
+	p := &process{t: t, addr: addr, cmd: cmd, log: new(logBuffer), ready: make(chan struct{}), ended: make(chan struct{})}
+	p.cmd.Env = append(cmd.Environ(), "GORACE=halt_on_error=0 exitcode=66")
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -187,35 +187,48 @@ func (c *cluster) ctl(n int, args ...string) string {
 	return c.must("ctl", append([]string{strconv.Itoa(n)}, args...)...)
 }
 
-// command is a program that runs in the clients' namespace. Its process is the
-// program's own: what is sent to it, the program gets.
+// command is a program that runs in the clients' namespace.
 func (c *cluster) command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", c.hub, name}, args...)...)
+	return space(c.hub).command(ctx, name, args...)
+}
+
+// dial connects from the clients' namespace; it suits amqp.Config. The address is
+// one of numbers: the names of nodes are not known to this process.
+func (c *cluster) dial(network, addr string) (net.Conn, error) {
+	return space(c.hub).dial(network, addr)
+}
+
+// A space is a network namespace, by its name.
+type space string
+
+// command is a program that runs in the namespace. Its process is the program's
+// own: what is sent to it, the program gets.
+func (s space) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", string(s), name}, args...)...)
 }
 
 // setns is the number of the system call, which package syscall lacks.
 var setns = map[string]uintptr{"amd64": 308, "arm64": 268}
 
-// dial connects from the clients' namespace; it suits amqp.Config. The address is
-// one of numbers: the names of nodes are not known to this process.
-func (c *cluster) dial(network, addr string) (net.Conn, error) {
+// dial connects from the namespace to an address of numbers.
+func (s space) dial(network, addr string) (net.Conn, error) {
 	call, ok := setns[runtime.GOARCH]
 	if !ok {
 		return nil, fmt.Errorf("entering a network namespace: not known how on %s", runtime.GOARCH)
 	}
-	space, err := os.Open(filepath.Join("/run/netns", c.hub))
+	entry, err := os.Open(filepath.Join("/run/netns", string(s)))
 	if err != nil {
 		return nil, err
 	}
-	defer space.Close()
+	defer entry.Close()
 	type result struct {
 		conn net.Conn
 		err  error
 	}
 	done := make(chan result, 1)
 	go onThread(func() {
-		if _, _, errno := syscall.RawSyscall(call, space.Fd(), syscall.CLONE_NEWNET, 0); errno != 0 {
-			done <- result{err: fmt.Errorf("entering the network namespace %s: %w", c.hub, errno)}
+		if _, _, errno := syscall.RawSyscall(call, entry.Fd(), syscall.CLONE_NEWNET, 0); errno != 0 {
+			done <- result{err: fmt.Errorf("entering the network namespace %s: %w", s, errno)}
 			return
 		}
 		// A socket stays in the namespace in which its thread made it.
