@@ -43,7 +43,11 @@ check: ## format, tidiness, vet, lint, the shape of the repository
 
 # The other modules run binaries that they build, which the cache of test
 # results knows nothing of. What fails does not keep the rest from running.
+#
+# A program with the race detector sleeps for a second before it ends, unless told
+# otherwise; there is one for each package, and there are those that tests run.
 .PHONY: test
+test: export GORACE ?= atexit_sleep_ms=10
 test: setup ## every test, with the race detector; sets itself up
 	@failed=; for m in $(TESTED); do \
 		echo "== go test: $$m"; \
