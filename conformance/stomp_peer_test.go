@@ -226,6 +226,8 @@ func (f stompFrame) show() map[string]any {
 		switch {
 		case name == "receipt" && ofDo.MatchString(value): // it comes with the message from some brokers
 			continue
+		case f.command == "CONNECTED" && (name == "node" || name == "epoch"): // Ferry's own
+			continue
 		case name == "content-length" && value == strconv.Itoa(len(f.body)) && len(text) != len(f.body):
 			value = "*"
 		case name == "message-id", name == "session", f.command == "MESSAGE" && name == "ack":
