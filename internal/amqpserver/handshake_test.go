@@ -10,8 +10,11 @@ import (
 )
 
 func TestStartNamesTheProductAndTheNineCapabilities(t *testing.T) {
-	p := newFixture(t).dial()
+	p := newFixture(t, func(c *Config, _ *broker.Config) { c.Node, c.Epoch = "a:5672", 7 }).dial()
 	m := p.start()
+	if m.ServerProperties["node"] != "a:5672" || m.ServerProperties["epoch"] != int64(7) {
+		t.Errorf("node %v, epoch %v; want a:5672, 7", m.ServerProperties["node"], m.ServerProperties["epoch"])
+	}
 	if m.VersionMajor != 0 || m.VersionMinor != 9 {
 		t.Errorf("version %d-%d, want 0-9", m.VersionMajor, m.VersionMinor)
 	}

@@ -3,10 +3,12 @@ package stompserver
 import (
 	"strings"
 	"testing"
+
+	"github.com/ferrymq/ferry/internal/broker"
 )
 
 func TestConnected(t *testing.T) {
-	f := newFixture(t)
+	f := newFixture(t, func(c *Config, _ *broker.Config) { c.Node, c.Epoch = "a\nb:5672", 7 })
 	for _, row := range []struct{ accept, version string }{
 		{"", "1.0"},
 		{"accept-version:1.0", "1.0"},
@@ -23,7 +25,8 @@ func TestConnected(t *testing.T) {
 			p.send(command, lines...)
 			c := p.expect("CONNECTED")
 			if c.get("version") != row.version || c.get("server") != "Ferry/0.0-test" ||
-				!strings.HasPrefix(c.get("session"), "session-") || c.get("heart-beat") != "0,0" {
+				!strings.HasPrefix(c.get("session"), "session-") || c.get("heart-beat") != "0,0" ||
+				c.get("node") != "ab:5672" || c.get("epoch") != "7" {
 				t.Errorf("%s %s: %v", command, row.accept, c)
 			}
 		}
