@@ -152,7 +152,7 @@ func serve(t *testing.T, flags ...string) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"serve", "--store", "file:" + filepath.Join(t.TempDir(), "journal"), "--amqp", anyPort}
+	args := []string{"serve", "--store", "file:" + filepath.Join(t.TempDir(), "journal"), "--amqp", anyPort, "--gmq", "off"}
 	cmd := exec.Command(bin, append(args, flags...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -192,7 +192,7 @@ func serve(t *testing.T, flags ...string) map[string]string {
 
 // listening finds the addresses in the line that ferry serve prints when it is
 // ready.
-var listening = regexp.MustCompile(`\b(amqp|stomp|http) (127\.0\.0\.1:\d+)`)
+var listening = regexp.MustCompile(`\b(amqp|stomp|gmq|http) (127\.0\.0\.1:\d+)`)
 
 // stopProcess asks a process to end, insists when it does not, and waits.
 func stopProcess(t *testing.T, cmd *exec.Cmd, reader *sync.WaitGroup) {
