@@ -30,7 +30,7 @@ type Nodes struct {
 // A Node is one of them.
 type Node struct {
 	Name      string            `json:"node"`
-	Role      string            `json:"role"` // "live", "standby", "starting", "stopping"
+	Role      string            `json:"role"` // "live", "standby", "starting", "stopping"; "lost": it has told nothing of itself for a lease
 	Epoch     uint64            `json:"epoch"`
 	Position  uint64            `json:"position"`  // up to which it has taken the log in
 	Lag       uint64            `json:"lag"`       // batches of the log that it has not taken in, as far as the one who tells knows
@@ -39,8 +39,13 @@ type Node struct {
 	Addresses map[string]string `json:"addresses"` // by protocol
 }
 
+// roleLost is that of a node that tells nothing of itself any more, whatever it told
+// last: it was killed, or does not reach the store.
+const roleLost = "lost"
+
 // admin answers those who administrate.
 type admin struct {
+	lease time.Duration
 	users func() (*auth.Users, error) // waits for them
 	self  func() journal.Node
 	head  func() uint64
@@ -71,6 +76,9 @@ func (a *admin) nodes(w http.ResponseWriter, r *http.Request) {
 		head = max(head, n.Position)
 	}
 	for _, n := range nodes {
+		if n.Silent > a.lease {
+			n.Role = roleLost
+		}
 		told.Nodes = append(told.Nodes, Node{
 			Name: n.Name, Role: n.Role, Epoch: n.Epoch, Position: n.Position, Lag: head - n.Position,
 			SilentMS: n.Silent.Milliseconds(), Started: n.Started, Addresses: n.Addresses,

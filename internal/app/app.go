@@ -90,7 +90,7 @@ func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 	}
 	n.name = nodeName(cfg, n.front.fixed)
 	n.front.health.node = n.name
-	n.front.admin = &admin{users: n.users, self: n.describe, head: n.head, peers: n.peers.Load}
+	n.front.admin = &admin{lease: cfg.lease(), users: n.users, self: n.describe, head: n.head, peers: n.peers.Load}
 	if err := n.front.start(ctx); err != nil {
 		return err
 	}

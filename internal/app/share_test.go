@@ -202,6 +202,45 @@ func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 	})
 }
 
+// A consumer that takes nothing that is written to it holds up nobody: its broker has
+// handed over when the time for it is over, and cuts it later.
+func TestAPlannedStopDoesNotWaitForAPeerThatIsStuck(t *testing.T) {
+	url := dbtest.Postgres(t)
+	lease := func(c *Config) { c.Lease = 30 * time.Second }
+	a := join(t, "a", url, lease)
+	a.await(a.ready)
+	b := join(t, "b", url, lease)
+	b.await(b.standby)
+	stuck := dial(t, a.addresses["amqp"])
+	stuck.send(&amqpwire.QueueDeclare{Queue: "large"})
+	expect[*amqpwire.QueueDeclareOk](stuck)
+	stuck.send(&amqpwire.BasicConsume{Queue: "large", ConsumerTag: "c", NoAck: true})
+	expect[*amqpwire.BasicConsumeOk](stuck)
+	c := dial(t, a.addresses["amqp"])
+	c.send(&amqpwire.ConfirmSelect{})
+	expect[*amqpwire.ConfirmSelectOk](c)
+	for range 16 { // MiB: more than sockets hold
+		c.publish("large", strings.Repeat("x", 1<<20), 1)
+	}
+	for tag := uint64(0); tag < 16; {
+		tag = expect[*amqpwire.BasicAck](c).DeliveryTag
+	}
+	began := time.Now()
+	a.stop()
+	b.await(b.ready)
+	took := time.Since(began)
+	t.Logf("from the stop to the takeover: %v", took)
+	if took < handOverPatience || took > 3*time.Second { // a tenth of the lease
+		t.Errorf("the takeover took %v", took)
+	}
+	stuck.nc.Close()
+	c.nc.Close()
+	if err := <-a.ended; err != nil {
+		t.Errorf("the process ended with: %v", err)
+	}
+	b.mustStop()
+}
+
 // A live broker that loses its database sends its clients away, is a standby once it
 // has it again, and serves again on the same port when its turn comes.
 func TestABrokerThatIsCutOffIsAStandbyAgain(t *testing.T) {

@@ -37,7 +37,8 @@ func newStatus(sys System) *cobra.Command {
 		Long: `Print which brokers share a store, and which of them is live, as one of them
 tells. POSITION is up to which a broker has taken in the log of the store, LAG how
 many batches of it are missing, SILENT for how long the broker has told nothing of
-itself, which it does three times in a lease.
+itself, which it does three times in a lease: one that does not is lost. A day later
+it is not shown any more.
 
 It exits with 3 if the broker is not reached, and with 4 if it refuses the user.`,
 		Example: `  ferry status
