@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +26,9 @@ import (
 const (
 	// readyLine is what ferry serve prints when its listeners are open.
 	readyLine = "Server startup complete"
+
+	// sideBySide is how many tests take turns at one time on a small machine.
+	sideBySide = 3
 
 	startLimit = 60 * time.Second
 	stopLimit  = 30 * time.Second
@@ -41,6 +46,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if err := mostlyWait(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	dir, err := os.MkdirTemp("", "ferry-chaos-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -53,6 +62,32 @@ func TestMain(m *testing.M) {
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// mostlyWait has tests of the short form run beside each other however few processors
+// there are, unless the command says how many: they wait for brokers that start, die
+// and are missed, and need a processor for little of their time. How many do is takeTurn's.
+// The long form has loads at full speed.
+func mostlyWait() error {
+	flag.Parse()
+	told := false
+	flag.Visit(func(f *flag.Flag) { told = told || f.Name == "test.parallel" })
+	if told || long() {
+		return nil
+	}
+	return flag.Set("test.parallel", "1000")
+}
+
+// turns has a token for each test that takeTurn lets run.
+var turns = make(chan struct{}, max(sideBySide, runtime.GOMAXPROCS(0)))
+
+// takeTurn has a test run beside others, a few at one time. Those that take minutes do
+// not take one: they begin at once, so that nobody waits for them alone at the end.
+func takeTurn(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns }) // the first that is registered: after the test's own
 }
 
 // long tells whether the long form of each fault was asked for.
@@ -137,7 +172,7 @@ func launch(t *testing.T, addr string, s setup) *process {
 func launchCommand(t *testing.T, cmd *exec.Cmd, addr string) *process {
 	t.Helper()
 	p := &process{t: t, addr: addr, cmd: cmd, log: new(logBuffer), ready: make(chan struct{}), ended: make(chan struct{})}
-	p.cmd.Env = append(cmd.Environ(), "GORACE=halt_on_error=0 exitcode=66")
+	p.cmd.Env = append(cmd.Environ(), "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=10")
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -40,6 +40,7 @@ func freeOn(t *testing.T, dir string) int64 {
 // A disk that fills up blocks publishers and nobody else; when consumers have
 // made room, or somebody else has, publishing goes on.
 func TestFullDisk(t *testing.T) {
+	takeTurn(t)
 	for _, row := range []struct {
 		name    string
 		limit   string // what is to stay free

@@ -1,10 +1,13 @@
 package chaos
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -55,15 +58,44 @@ var ferryFaults = []ferryFault{
 
 func (p *process) signal(s syscall.Signal) {
 	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatalf("%s: %v", s, err)
+	signal(p.t, p.cmd.Process.Pid, s)
+}
+
+// signal sends a signal to a process. When it returns after SIGSTOP no thread of the
+// process runs any more: until the last has stopped it may still answer.
+func signal(t *testing.T, pid int, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, s); err != nil {
+		t.Fatalf("%s to process %d: %v", s, pid, err)
 	}
+	if s == syscall.SIGSTOP && !until(stopLimit, func() bool { return stopped(t, pid) }) {
+		t.Fatalf("process %d does not stop", pid)
+	}
+}
+
+// stopped tells whether all threads of a process have been stopped by a signal.
+func stopped(t *testing.T, pid int) bool {
+	t.Helper()
+	if _, err := os.Stat("/proc/self/task"); err != nil {
+		missing(t, "/proc to see whether a process has stopped: %v", err)
+	}
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("process %d has ended: %v", pid, err)
+	}
+	for _, name := range threads {
+		status, err := os.ReadFile(name)
+		if err == nil && !bytes.Contains(status, []byte("\nState:\tT")) {
+			return false
+		}
+	}
+	return true
 }
 
 // One broker of Ferry's own, whatever happens to it, loses nothing of a client's,
 // and delivers nothing twice that is not marked: it knows what is sent again.
 func TestClientOnFerry(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	rounds := pick(1, 5)
 	var table matrix
 	defer func() { table.log(t) }()
@@ -138,7 +170,7 @@ func (r *rabbit) killWritten() {
 // until an operator moves it. That is how this is checked, because it is what such
 // a pair needs in truth.
 func TestFailoverAndBack(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	var table matrix
 	defer func() { table.log(t) }()
 	live, backup := ferryBroker(t, "live"), ferryBroker(t, "backup")
@@ -150,7 +182,7 @@ func TestFailoverAndBack(t *testing.T) {
 
 // The brokers of a list need not be of one make.
 func TestMixedList(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	var table matrix
 	defer func() { table.log(t) }()
 	rabbit, ferry := rabbitBroker(t), ferryBroker(t, "Ferry")
@@ -200,7 +232,7 @@ func failoverAndBack(t *testing.T, fault string, first, second *broker, rate int
 
 // With the live broker up messages flow, whether its backup is up or not.
 func TestLiveWithAndWithoutBackup(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	var table matrix
 	defer func() { table.log(t) }()
 	live, backup := ferryBroker(t, "live"), ferryBroker(t, "backup")
@@ -228,7 +260,7 @@ func TestLiveWithAndWithoutBackup(t *testing.T) {
 
 // With both brokers down the clients keep trying, and go on when one is back.
 func TestBothDown(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	live, backup := ferryBroker(t, "live"), ferryBroker(t, "backup")
 	outage := pick(5*time.Second, time.Minute)
 	run := verify(t, here, failback(live.url, backup.url)+"&maxReconnectDelay=1000", "verified", steadyRate, deduplicating...)

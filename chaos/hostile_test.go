@@ -90,6 +90,7 @@ func quantiles(took []time.Duration) (p50, p99, most time.Duration) {
 // Peers that never log in, by the hundred, are cut when their time is over, and
 // do no harm before.
 func TestSlowPeers(t *testing.T) {
+	takeTurn(t)
 	n := pick(200, 1000)
 	p := start(t, setup{dir: t.TempDir()})
 	startOk, err := amqpwire.AppendMethod(nil, 0, &amqpwire.ConnectionStartOk{

@@ -16,13 +16,14 @@ import (
 // What RabbitMQ does to clients when connections break, consumers are slow and
 // memory is short: this client goes on by itself, and says what happens.
 func TestClientOnRabbitMQ(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	r := startRabbit(t)
 	t.Run("server-named queue", func(t *testing.T) { serverNamedQueue(t, r.in(t)) })
 	t.Run("exclusive queue", func(t *testing.T) { exclusiveQueue(t, r.in(t)) })
 	t.Run("auto-delete queue", func(t *testing.T) { autoDeleteQueue(t, r.in(t)) })
 	t.Run("consumer timeout", func(t *testing.T) { consumerTimeout(t, r.in(t)) })
 	t.Run("memory alarm", func(t *testing.T) { memoryAlarm(t, r.in(t)) })
+	t.Run("confirmed or timed out", func(t *testing.T) { confirmedOrTimedOut(t, r.url, r.in(t).signal) })
 }
 
 // dialOver connects a client whose connections can be cut.

@@ -75,7 +75,7 @@ func (c *tally) ranges() (ranges []string) {
 // A handler behind Dedup sees each message once, whatever the broker delivers
 // again.
 func TestOnceToTheHandler(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	for _, x := range []struct {
 		broker *broker
 		rounds int

@@ -163,7 +163,7 @@ func (s *sender) finish() {
 // broker, the program itself, both. A single broker of Ferry's has it once; of two
 // that do not know each other each has it at most once.
 func TestOutbox(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	rounds := pick(3, 25)
 	for _, names := range [][]string{{"broker"}, {"live", "backup"}} {
 		var brokers []*broker

@@ -71,7 +71,7 @@ func dial(t *testing.T, url string, o ...ferry.Option) (*ferry.Client, *eventLog
 // The first connection is tried at intervals, up to as many times as was asked
 // for, and made when a broker comes up meanwhile.
 func TestInitialConnect(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	addr := freeAddress(t)
 	const longest, tries = 50 * time.Millisecond, 4
 	events := &eventLog{}
@@ -133,7 +133,7 @@ func cancelled(t *testing.T, phase string, there func(), f func(context.Context)
 
 // Wherever a call is, the end of its context ends it.
 func TestCancelled(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	p := start(t, setup{dir: t.TempDir()})
 	dialing := func(u string, o ...ferry.Option) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -206,7 +206,7 @@ func TestCancelled(t *testing.T) {
 
 // A client that was closed in order does not connect again.
 func TestCloseIsFinal(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	s := setup{dir: t.TempDir()}
 	p := start(t, s)
 	var dials atomic.Int32
@@ -244,43 +244,40 @@ func TestCloseIsFinal(t *testing.T) {
 
 // A publish is confirmed, or its time passes; after that the next is confirmed.
 func TestConfirmedOrTimedOut(t *testing.T) {
-	t.Parallel()
-	ferryProcess := start(t, setup{dir: t.TempDir()})
-	rabbit := startRabbit(t)
-	for _, b := range []struct {
-		name, url string
-		signal    func(syscall.Signal)
-	}{
-		{"Ferry", url(ferryProcess.addr), ferryProcess.signal},
-		{"RabbitMQ", rabbit.url, rabbit.signal},
-	} {
-		client, _ := dial(t, b.url, ferry.WithTopology(ferry.Topology{
-			Exchanges: []ferry.Exchange{{Name: "my_exchange", Kind: "direct"}},
-			Queues:    []ferry.Queue{{Name: "my_queue"}},
-			Bindings:  []ferry.Binding{{Exchange: "my_exchange", Key: "my_routing_key", Queue: "my_queue"}},
-		}))
-		publish := func(limit time.Duration) error {
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
-			defer cancel()
-			return client.Publish(ctx, ferry.Message{Exchange: "my_exchange", Key: "my_routing_key", Body: []byte("Hello World!")})
-		}
-		if err := publish(confirmLimit); err != nil {
-			t.Errorf("%s: %v", b.name, err)
-		}
-		b.signal(syscall.SIGSTOP)
-		const limit = time.Second
-		began := time.Now()
-		err := publish(limit)
-		took := time.Since(began)
-		b.signal(syscall.SIGCONT)
-		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ferry.ErrUnknown) {
-			t.Errorf("%s, paused: %v; want %v and %v", b.name, err, ferry.ErrUnknown, context.DeadlineExceeded)
-		}
-		if took < limit || took > limit+promptly {
-			t.Errorf("%s, paused: it timed out after %s; want %s", b.name, took, limit)
-		}
-		if err := publish(confirmLimit); err != nil {
-			t.Errorf("%s, resumed: %v", b.name, err)
-		}
+	takeTurn(t)
+	p := start(t, setup{dir: t.TempDir()})
+	confirmedOrTimedOut(t, url(p.addr), p.signal)
+}
+
+// confirmedOrTimedOut publishes to a broker, which signal pauses meanwhile.
+func confirmedOrTimedOut(t *testing.T, broker string, signal func(syscall.Signal)) {
+	t.Helper()
+	client, _ := dial(t, broker, ferry.WithTopology(ferry.Topology{
+		Exchanges: []ferry.Exchange{{Name: "my_exchange", Kind: "direct"}},
+		Queues:    []ferry.Queue{{Name: "my_queue"}},
+		Bindings:  []ferry.Binding{{Exchange: "my_exchange", Key: "my_routing_key", Queue: "my_queue"}},
+	}))
+	publish := func(limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		return client.Publish(ctx, ferry.Message{Exchange: "my_exchange", Key: "my_routing_key", Body: []byte("Hello World!")})
+	}
+	if err := publish(confirmLimit); err != nil {
+		t.Error(err)
+	}
+	signal(syscall.SIGSTOP)
+	const limit = time.Second
+	began := time.Now()
+	err := publish(limit)
+	took := time.Since(began)
+	signal(syscall.SIGCONT)
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ferry.ErrUnknown) {
+		t.Errorf("paused: %v; want %v and %v", err, ferry.ErrUnknown, context.DeadlineExceeded)
+	}
+	if took < limit || took > limit+promptly {
+		t.Errorf("paused: it timed out after %s; want %s", took, limit)
+	}
+	if err := publish(confirmLimit); err != nil {
+		t.Errorf("resumed: %v", err)
 	}
 }

@@ -128,9 +128,7 @@ func (r *rabbit) ctl(args ...string) string {
 
 func (r *rabbit) signal(s syscall.Signal) {
 	r.t.Helper()
-	if err := syscall.Kill(r.pid, s); err != nil {
-		r.t.Fatalf("%s to RabbitMQ: %v", s, err)
-	}
+	signal(r.t, r.pid, s)
 }
 
 // in is the node for a subtest.

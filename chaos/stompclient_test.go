@@ -157,7 +157,7 @@ func (p *program) said(line string) int { return strings.Count(p.stderr.String()
 // Whatever happens to a Ferry, over STOMP nothing is lost, and nothing comes twice
 // without a mark: it knows what is sent again.
 func TestClientOnFerrySTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	rounds := pick([]stompRound{
 		{overSTOMP, stompKilled, steadyRate},
 		{overSTOMP, stompPaused, 0},
@@ -176,7 +176,7 @@ func TestClientOnFerrySTOMP(t *testing.T) {
 // The same on RabbitMQ and its STOMP plugin, where a consumer drops what was sent
 // again.
 func TestClientOnRabbitSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	rounds := pick([]stompRound{{overSTOMP, stompKilled, steadyRate}}, eachSTOMP(1))
 	b := bilingualRabbit(t)
 	var table matrix
@@ -230,7 +230,7 @@ func (x stompPair) of(t *testing.T, name string, stomp bool) *broker {
 // Two brokers, the first of which goes and comes back, over STOMP, and one over STOMP
 // and the other over AMQP.
 func TestFailoverAndBackSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	var table matrix
 	defer func() { table.log(t) }()
 	for _, x := range pick([]stompPair{{true, false, pairKilled, 0}}, stompPairs) {

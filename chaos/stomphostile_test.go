@@ -244,7 +244,7 @@ func (row *hostileRow) run(t *testing.T, addr string) (f stompFrame, ended bool)
 // Peers that break STOMP, or stretch it, are told why and cut; the broker stores
 // nothing of theirs, serves on, and grows by little.
 func TestHostileSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	s := setup{dir: t.TempDir(), stomp: freeAddress(t), watched: !long()}
 	p := start(t, s)
 	beside := standBy(t, p)

@@ -53,7 +53,7 @@ func everythingSTOMP(t *testing.T, l *load) {
 // Killed at any moment, a broker has all of which a receipt told, in its order, and
 // marks what it delivers again, whichever protocol it came by.
 func TestKillSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	rounds := pick(4, 50)
 	s := setup{dir: t.TempDir(), stomp: freeAddress(t)}
 	p := start(t, s)
@@ -88,7 +88,7 @@ func TestKillSTOMP(t *testing.T) {
 // When a sync fails no receipt comes any more: each connection gets an ERROR that
 // says why, and ends.
 func TestFailedFsyncSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	s := setup{dir: t.TempDir(), stomp: freeAddress(t)}
 	p := start(t, s)
 	fillSTOMP(t, p.addr, "q", 100, 200)
@@ -170,7 +170,7 @@ func TestFailedFsyncUnderSTOMPLoad(t *testing.T) {
 // A transaction of SENDs and ACKs is one: killed at any moment, a broker has each
 // message either where it was or where it was moved to.
 func TestTransactionsKilledSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	const total, batch = 3000, 7
 	rounds := pick(4, 40)
 	s := setup{dir: t.TempDir(), stomp: freeAddress(t)}
@@ -335,7 +335,7 @@ func takeSTOMP(t *testing.T, addr, queue string) map[uint64]int {
 // broker has been killed, gathers messages while nobody reads them, and goes when it
 // is told to.
 func TestDurableSubscriptionKilledSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	s := setup{dir: t.TempDir(), stomp: freeAddress(t)}
 	p := start(t, s)
 	subscriptions := []struct {
@@ -428,7 +428,7 @@ func TestDurableSubscriptionKilledSTOMP(t *testing.T) {
 // With a store in memory a receipt says no more than that the message is there: the
 // broker says so when it starts.
 func TestMemoryStoreSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	s := setup{dir: t.TempDir(), stomp: freeAddress(t), flags: []string{"--store", "memory:"}}
 	p := start(t, s)
 	fillSTOMP(t, p.addr, "q", 10, 100)

@@ -43,7 +43,7 @@ var slowSTOMP = []struct {
 // Peers that never log in are cut when their time is over, more of them than may be
 // are refused at once, and none of them costs more than 64 KiB.
 func TestSlowSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	n := pick(300, 10_000)
 	s := setup{dir: t.TempDir(), stomp: freeAddress(t), http: freeAddress(t)}
 	p := start(t, s)
@@ -154,7 +154,7 @@ func (p *stompPeer) pour(most int64, piece []byte) (taken int64, err error) {
 // What a peer announces costs nothing before it comes; and a body without a length
 // and without an end is refused at the limit.
 func TestEndlessSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	p := start(t, setup{dir: t.TempDir(), stomp: freeAddress(t)})
 	beside := standBy(t, p)
 	const head = "SEND\ndestination:/queue/endless\npersistent:true\nreceipt:r\n"
@@ -209,7 +209,7 @@ func TestEndlessSTOMP(t *testing.T) {
 
 // A transaction that never ends and a million things that are asked for have limits.
 func TestManySTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	p := start(t, setup{dir: t.TempDir(), stomp: freeAddress(t)})
 	beside := standBy(t, p)
 
@@ -275,7 +275,7 @@ func TestManySTOMP(t *testing.T) {
 // Peers that do not read what is sent to them cost the broker little. In the long
 // form they stay until it cuts them. What they had not acknowledged others get.
 func TestUnreadSTOMP(t *testing.T) {
-	t.Parallel()
+	takeTurn(t)
 	p := start(t, setup{dir: t.TempDir(), stomp: freeAddress(t)})
 	const size = 16 << 10
 	backlog := uint64(pick(64, 512)) << 20 / size

@@ -15,18 +15,18 @@ import (
 	"time"
 )
 
-const (
-	// calm is how long a run goes on without a fault before one and after the last,
-	// so that there is something to lose, and something that comes after it.
-	calm = time.Second
+// calm is how long a run goes on without a fault before one and after the last, so that
+// there is something to lose, and something that comes after it.
+var calm = pick(500*time.Millisecond, time.Second)
 
+const (
 	// settleLimit is how long a run waits for what does not come before it counts
 	// as lost.
 	settleLimit = 20 * time.Second
 
-	// endLimit is within what a run ends that was told to: settleLimit, a sweep of
+	// endLimit is within what a run ends that was told to: clusterSettle, a sweep of
 	// a list whose brokers do not answer, and the farewell.
-	endLimit = 90 * time.Second
+	endLimit = 130 * time.Second
 )
 
 // A place is where a program runs: in this process's network, or in that of a
@@ -169,6 +169,12 @@ func (p *program) interrupt() {
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		p.t.Errorf("SIGINT: %v", err)
 	}
+}
+
+// kill ends a run of which nothing is to be reported.
+func (p *program) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
 }
 
 // report waits for the end of a run and reads what it found.
