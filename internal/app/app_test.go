@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/vfs"
@@ -238,16 +239,31 @@ func TestAlarmIsShownAndDoesNotEndReadiness(t *testing.T) {
 	p.mustStop()
 }
 
+// Whoever kills a broker and starts the next at once finds its ports in use for a
+// moment.
+func TestPortsOfAProcessThatIsAboutToEndAreWaitedFor(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	cfg := testConfig()
+	cfg.AMQP = taken.Addr().String()
+	time.AfterFunc(2*portPoll, func() { taken.Close() })
+	mustStart(t, cfg).mustStop()
+}
+
 // An error that ends the start says what to do.
 func TestErrorsOfTheStart(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	t.Cleanup(func() { taken.Close() })
 	inUse := testConfig()
 	inUse.Store = "file:" + filepath.Join(t.TempDir(), "data")
 	holder := mustStart(t, inUse)
+	t.Cleanup(holder.mustStop) // when all rows are done
 	damaged := "file:" + damagedStore(t)
 	for _, row := range []struct {
 		name   string
@@ -269,6 +285,7 @@ func TestErrorsOfTheStart(t *testing.T) {
 		{"password", func(c *Config) { c.Password = "" }, []string{"first user", "password"}, nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			t.Parallel() // a port that is taken is waited for
 			cfg := testConfig()
 			row.change(&cfg)
 			p, err := start(t, cfg)
@@ -286,5 +303,4 @@ func TestErrorsOfTheStart(t *testing.T) {
 			}
 		})
 	}
-	holder.mustStop()
 }

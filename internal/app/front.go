@@ -206,6 +206,13 @@ func (f *front) reserve(ctx context.Context) error {
 	return nil
 }
 
+// The sockets of a process that was just killed are there until the system has taken
+// it apart: who starts the next at once need not be told that it is too early.
+const (
+	portWait = 2 * time.Second
+	portPoll = 50 * time.Millisecond
+)
+
 // listen opens a listener. name is that of its flag. One that was open before gets
 // the port that it had.
 func (f *front) listen(ctx context.Context, name, addr string) (net.Listener, error) {
@@ -213,6 +220,9 @@ func (f *front) listen(ctx context.Context, name, addr string) (net.Listener, er
 		addr = before
 	}
 	ln, err := netserve.Listen(ctx, addr)
+	for until := time.Now().Add(portWait); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(until) && pause(ctx, portPoll); {
+		ln, err = netserve.Listen(ctx, addr)
+	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("cannot listen on %s: another program uses this port; stop it, or choose another address with --%s", addr, name)
