@@ -259,10 +259,10 @@ func (b *Broker) takeCheckpoint() error {
 	// The next batch says where the checkpoint is; nothing is dropped before
 	// that is durable.
 	l.checkpoint.Store(pos)
-	b.checkpointSize.Store(size)
 	if err := b.flushLog(); err != nil {
 		return err
 	}
+	b.checkpointSize.Store(size + l.weight*int64(l.durable.Load()-pos+1))
 	l.named.Store(pos)
 	return b.dropDead()
 }

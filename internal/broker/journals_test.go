@@ -7,9 +7,12 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/ferrymq/ferry/internal/dbtest"
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/journal/memory"
+	"github.com/ferrymq/ferry/internal/journal/sqldb"
 	"github.com/ferrymq/ferry/internal/vfs"
 )
 
@@ -23,12 +26,37 @@ type journals struct {
 
 // What is about durability is tested on each of these.
 var (
-	onFiles  = journals{name: "file"}
-	onMemory = journals{name: "memory", prepare: lastingMemory}
+	onFiles    = journals{name: "file"}
+	onMemory   = journals{name: "memory", prepare: lastingMemory}
+	onPostgres = journals{name: "postgres", prepare: inDatabase(dbtest.Postgres)}
+	onMariaDB  = journals{name: "mariadb", prepare: inDatabase(dbtest.MariaDB)}
 )
 
-func everyJournal() []journals {
-	return []journals{onMemory, onFiles}
+func everyJournal() []journals { return []journals{onMemory, onFiles, onPostgres, onMariaDB} }
+
+// inDatabase prepares an empty database.
+func inDatabase(prepare func(testing.TB) string) func(testing.TB) func() (journal.Journal, error) {
+	return func(t testing.TB) func() (journal.Journal, error) {
+		url := prepare(t)
+		return func() (journal.Journal, error) { return openDatabase(url) }
+	}
+}
+
+// openTimeout is for how long a database is tried, on a machine that is busy.
+const openTimeout = 30 * time.Second
+
+func openDatabase(url string) (journal.Journal, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	for {
+		j, err := sqldb.Open(ctx, url, sqldb.Options{Logger: discard})
+		if err == nil {
+			return j, nil
+		}
+		if !sqldb.IsTemporary(err) || ctx.Err() != nil {
+			return nil, err
+		}
+	}
 }
 
 // eachJournal runs a test over every kind of journal.

@@ -87,8 +87,8 @@ func (r *replayer) finish(segments []journal.SegmentInfo) {
 		}
 		seg.first, seg.last, seg.bytes = s.First, s.Last, s.Bytes+int64(s.Last-s.First+1)*l.weight
 	}
-	r.forgetSegments(there)
 	slices.SortFunc(l.order, func(x, y *segment) int { return cmp.Compare(x.number, y.number) })
+	r.forgetSegments(there)
 	for _, v := range r.b.vhosts {
 		for _, q := range v.queues {
 			q.next = q.tail

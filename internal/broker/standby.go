@@ -40,9 +40,9 @@ const (
 // journal's head to the beginning of another that finds it unmoved. Looks that
 // failed prove nothing, and the count begins anew behind them.
 type Standby struct {
-	cfg    Config
-	logger *slog.Logger
-	began  bool // Await was called
+	cfg      Config
+	logger   *slog.Logger
+	follower *follower // of Await's goroutine; nil before
 
 	mu     sync.Mutex // guards what follows
 	status StandbyStatus
@@ -91,16 +91,16 @@ func (s *Standby) Status() StandbyStatus {
 // is of no use any more: it is to be closed, and may be opened anew. Await is called
 // once.
 func (s *Standby) Await(ctx context.Context) (*Broker, error) {
-	if s.began {
+	if s.follower != nil {
 		return nil, errors.New("the standby was used before")
 	}
-	s.began = true
+	f := &follower{s: s, j: s.cfg.Journal}
+	s.follower = f
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 
-	f := &follower{s: s, j: s.cfg.Journal}
 	every := min(max(s.cfg.Lease/askParts, askMin), askMax)
 	followed := make(chan struct{}, 1)
 	following := false
