@@ -204,7 +204,7 @@ var layers = []layer{
 	},
 	{
 		packages: "internal/app",
-		why:      "the composition root: it wires what is below, and only cli and ferrytest build on it",
+		why:      "the composition root: it wires what is below, and only the command lines and ferrytest build on it",
 		mine: []string{
 			"internal/amqpserver", "internal/auth", "internal/broker", "internal/gmqserver", "internal/journal/...", "internal/message",
 			"internal/netserve", "internal/stompserver", "internal/stompws", "internal/vfs",
@@ -245,9 +245,20 @@ var layers = []layer{
 		others: []string{"..."},
 	},
 	{
+		packages: "internal/gmqcli",
+		why:      "GMQ's client: its wire format, and nothing of Ferry's client or broker",
+		mine:     []string{"internal/wire/gmqwire"},
+	},
+	{
+		packages: "internal/gmqcli/daemon",
+		why:      "GMQ's configuration for the root for servers",
+		mine:     []string{"internal/app", "internal/gmqserver"},
+		others:   []string{"github.com/go-sql-driver/mysql"},
+	},
+	{
 		packages: "cmd/...",
 		why:      "a main does nothing but call the command line",
-		mine:     []string{"internal/cli"},
+		mine:     []string{"internal/cli", "internal/gmqcli/..."},
 	},
 }
 

@@ -39,7 +39,7 @@ func (c *conn) request(object []byte, e ending) error {
 	c.refuse(e, f)
 	if f.final {
 		level := c.log.Warn
-		if f.ours {
+		if f.ours || f.name == accessRefused { // that was told
 			level = c.log.Debug
 		}
 		level("connection closed by the server", "error", capped(f.Error()))

@@ -1,6 +1,7 @@
 package gmqwire
 
 import (
+	"crypto/sha512"
 	"encoding/json"
 	"reflect"
 	"strings"
@@ -144,6 +145,18 @@ func TestTokenIsTheOriginals(t *testing.T) {
 		if plain, ok := DecodeToken(bad); ok {
 			t.Errorf("%s: got %q", bad, plain)
 		}
+	}
+	// The first version with users sent the bytes of the sum as a text.
+	old, err := json.Marshal(string(sha512.New().Sum([]byte("gmq"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Request
+	if err := ParseRequest([]byte(`{"auth":{"user":`+string(old)+`}}`), &r); err != nil {
+		t.Fatal(err)
+	}
+	if plain, ok := DecodeToken(r.User); !ok || plain != "gmq" {
+		t.Errorf("the old token: got %q, %v", plain, ok)
 	}
 	if plain, ok := DecodeToken(tokenEnd); !ok || plain != "" {
 		t.Errorf("the token of nothing: %q, %v", plain, ok)
