@@ -50,7 +50,7 @@ type observers struct {
 }
 
 // The queues of observers: one is received from all the time, the other is left
-// until the end, so that the log holds all of its messages.
+// until the end, so that its messages are in the hands of every owner.
 const (
 	passing = "history.passing"
 	kept    = "history.kept"

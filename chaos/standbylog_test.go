@@ -5,10 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"net"
-	"slices"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
@@ -18,147 +15,98 @@ import (
 	"github.com/ferrymq/ferry/internal/journal"
 )
 
-const (
-	// followPace is how often the log is looked at, much more often than a segment of
-	// it can be written and forgotten.
-	followPace = 50 * time.Millisecond
-	followRows = 500 // at a time
-)
-
-// A logFollower reads a journal's rows while they are written, since what is settled
-// is forgotten later. It reads the tables as docs/database.md tells of them, with
-// none of Ferry's code between.
-type logFollower struct {
-	t       *testing.T
-	db      *sql.DB
-	query   string // rows after a position, in order
-	journal string
-	cancel  context.CancelFunc
-	done    sync.WaitGroup
-
-	log  history.Log // of the goroutine, then of who has waited for done
-	err  error       // of what a row held; reading is tried again
-	last error       // of the latest attempt to read
+// A batchKeeper has a database keep the rows of ferry_batch that brokers delete, and
+// refuse to change any. It works on the tables as docs/database.md tells of them, with
+// none of Ferry's code between. Its methods end the test when they fail.
+type batchKeeper struct {
+	t    *testing.T
+	db   *sql.DB
+	name string // of the journal
+	kind string
 }
 
-// followLog begins to read the log of a journal, which need not be there yet.
-func followLog(t *testing.T, at space, d *database, name string) *logFollower {
+// What makes the database keep what is deleted: again does no harm.
+var keeping = map[string][]string{
+	postgres: {
+		`CREATE TABLE IF NOT EXISTS deleted_batch (LIKE ferry_batch)`,
+		`CREATE OR REPLACE FUNCTION keep_batch() RETURNS trigger LANGUAGE plpgsql AS
+			$$ BEGIN INSERT INTO deleted_batch SELECT OLD.*; RETURN OLD; END $$`,
+		`CREATE OR REPLACE TRIGGER keep_batch BEFORE DELETE ON ferry_batch FOR EACH ROW EXECUTE FUNCTION keep_batch()`,
+		`CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
+			$$ BEGIN RAISE EXCEPTION 'a batch is changed'; END $$`,
+		`CREATE OR REPLACE TRIGGER refuse_change BEFORE UPDATE ON ferry_batch FOR EACH ROW EXECUTE FUNCTION refuse_change()`,
+	},
+	mariadb: {
+		`CREATE TABLE IF NOT EXISTS deleted_batch LIKE ferry_batch`,
+		`CREATE OR REPLACE TRIGGER keep_batch BEFORE DELETE ON ferry_batch FOR EACH ROW
+			INSERT INTO deleted_batch (journal, position, epoch, segment, checkpoint, writer, size, head, body)
+			VALUES (OLD.journal, OLD.position, OLD.epoch, OLD.segment, OLD.checkpoint, OLD.writer, OLD.size, OLD.head, OLD.body)`,
+		`CREATE OR REPLACE TRIGGER refuse_change BEFORE UPDATE ON ferry_batch FOR EACH ROW
+			SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'a batch is changed'`,
+	},
+}
+
+// keepBatches begins to keep what is deleted from a database in which Ferry's tables
+// are.
+func keepBatches(t *testing.T, at space, d *database, name string) *batchKeeper {
 	t.Helper()
-	f := &logFollower{t: t, journal: name}
-	const columns = `SELECT position, epoch, writer, head, body FROM ferry_batch `
+	dial := func(_ context.Context, network, addr string) (net.Conn, error) { return at.dial(network, addr) }
+	k := &batchKeeper{t: t, name: name, kind: d.kind}
 	switch d.kind {
 	case postgres:
 		config, err := pgx.ParseConfig(d.url)
 		if err != nil {
 			t.Fatal(err)
 		}
-		config.DialFunc = func(_ context.Context, network, addr string) (net.Conn, error) { return at.dial(network, addr) }
-		f.db = stdlib.OpenDB(*config)
-		f.query = columns + `WHERE journal = (SELECT id FROM ferry_journal WHERE name = $1) AND position > $2 ORDER BY position LIMIT $3`
+		config.DialFunc = dial
+		k.db = stdlib.OpenDB(*config)
 	case mariadb:
 		config := mysql.NewConfig()
 		config.User, config.Passwd, config.DBName = "ferry", "ferry", "ferry"
 		config.Net, config.Addr, config.Logger = "tcp", d.host(), &mysql.NopLogger{}
-		config.DialFunc = func(_ context.Context, network, addr string) (net.Conn, error) { return at.dial(network, addr) }
+		config.DialFunc = dial
 		connector, err := mysql.NewConnector(config)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.db = sql.OpenDB(connector)
-		f.query = columns + `WHERE journal = (SELECT id FROM ferry_journal WHERE name = ?) AND position > ? ORDER BY position LIMIT ?`
+		k.db = sql.OpenDB(connector)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	f.cancel = cancel
-	f.done.Go(func() {
-		tick := time.NewTicker(followPace)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				for f.read(ctx, f.position(), f.take) == followRows {
-				}
-			}
+	t.Cleanup(func() { _ = k.db.Close() })
+	for _, statement := range keeping[d.kind] {
+		if _, err := k.db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
 		}
-	})
-	t.Cleanup(func() {
-		f.stop()
-		_ = f.db.Close()
-	})
-	return f
-}
-
-func (f *logFollower) stop() {
-	f.cancel()
-	f.done.Wait()
-}
-
-// position is that of the last batch that was read.
-func (f *logFollower) position() uint64 {
-	if len(f.log) == 0 {
-		return 0
 	}
-	return f.log[len(f.log)-1].Position
+	return k
 }
 
-// A row is one of ferry_batch.
-type row struct {
-	position, epoch    uint64
-	writer, head, body []byte
-}
-
-// read visits some of the rows after a position, and says how many.
-func (f *logFollower) read(ctx context.Context, after uint64, visit func(*row)) (n int) {
-	rows, err := f.db.QueryContext(ctx, f.query, f.journal, int64(after), followRows)
-	if f.last = err; err != nil {
-		return 0
+// log is all that was ever in the journal.
+func (k *batchKeeper) log() history.Log {
+	k.t.Helper()
+	const rows = `SELECT b.position, b.epoch, b.writer, b.head, b.body FROM %s b
+		JOIN ferry_journal j ON j.id = b.journal WHERE j.name = '%s'`
+	all := fmt.Sprintf(rows+" UNION ALL "+rows+" ORDER BY position", "ferry_batch", k.name, "deleted_batch", k.name)
+	result, err := k.db.QueryContext(k.t.Context(), all)
+	if err != nil {
+		k.t.Fatalf("reading the log: %v", err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var r row
-		if f.last = rows.Scan(&r.position, &r.epoch, &r.writer, &r.head, &r.body); f.last != nil {
-			return 0
+	defer result.Close()
+	var log history.Log
+	for result.Next() {
+		var b journal.Batch
+		var writer, body []byte
+		if err := result.Scan(&b.Position, &b.Epoch, &writer, &b.Head, &body); err != nil {
+			k.t.Fatalf("reading the log: %v", err)
 		}
-		visit(&r)
-		n++
+		b.Body = [][]byte{body}
+		parsed, err := history.ParseBatch(b, fmt.Sprintf("%x", writer), historyID)
+		if err != nil {
+			k.t.Error(err)
+		}
+		log = append(log, parsed)
 	}
-	f.last = rows.Err()
-	return n
-}
-
-func (f *logFollower) take(r *row) {
-	b, err := history.ParseBatch(journal.Batch{Position: r.position, Epoch: r.epoch, Head: r.head, Body: [][]byte{r.body}},
-		fmt.Sprintf("%x", r.writer), historyID)
-	if err != nil && f.err == nil {
-		f.err = err
+	if err := result.Err(); err != nil {
+		k.t.Fatalf("reading the log: %v", err)
 	}
-	f.log = append(f.log, b)
-}
-
-// complete reads what is left, and what is still there once more: a log's past does
-// not change. Nobody writes any more.
-func (f *logFollower) complete() history.Log {
-	f.t.Helper()
-	f.stop()
-	ctx := f.t.Context()
-	for f.read(ctx, f.position(), f.take) > 0 {
-	}
-	if f.last != nil {
-		f.t.Errorf("reading the log: %v", f.last)
-	}
-	if f.err != nil {
-		f.t.Error(f.err)
-	}
-	at := uint64(0)
-	for n := followRows; n > 0; {
-		n = f.read(ctx, at, func(r *row) {
-			at = r.position
-			i, ok := slices.BinarySearchFunc(f.log, r.position, func(b history.Batch, p uint64) int { return int(b.Position) - int(p) })
-			if !ok || f.log[i].Epoch != r.epoch || f.log[i].Writer != fmt.Sprintf("%x", r.writer) {
-				f.t.Errorf("position %d of the log is another batch now", r.position)
-			}
-		})
-	}
-	return f.log
+	return log
 }
