@@ -12,8 +12,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ferrymq/ferry/internal/dbtest"
 )
 
 // result is what a command line left behind.
@@ -189,6 +192,9 @@ func TestServeUntilItIsStopped(t *testing.T) {
 		if resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: /readyz: %s", format, resp.Status)
 		}
+		if got := runFerry(t, nil, "status", "--admin", "http://"+found[1]); got.code != exitDone || !strings.Contains(got.out, "  live ") || strings.Count(got.out, "\n") != 2 {
+			t.Errorf("%s: ferry status: %+v", format, got)
+		}
 		stop()
 		for lines.Scan() {
 			t.Errorf("%s: more than errors is told: %s", format, lines.Text())
@@ -197,4 +203,67 @@ func TestServeUntilItIsStopped(t *testing.T) {
 			t.Errorf("%s: exit code %d", format, c)
 		}
 	}
+}
+
+// nextLine waits for a line that begins with a text, and returns the rest of it.
+func nextLine(t *testing.T, lines *bufio.Scanner, text string) string {
+	t.Helper()
+	var passed []string
+	for lines.Scan() {
+		if rest, ok := strings.CutPrefix(lines.Text(), text); ok {
+			return rest
+		}
+		passed = append(passed, lines.Text())
+	}
+	t.Fatalf("no line begins with %q:\n%s", text, strings.Join(passed, "\n"))
+	return ""
+}
+
+func TestServeOnASharedStore(t *testing.T) {
+	url := dbtest.Postgres(t)
+	type broker struct {
+		lines *bufio.Scanner
+		stop  context.CancelFunc
+		code  chan int
+	}
+	begin := func(name string) broker {
+		ctx, stop := context.WithCancel(t.Context())
+		r, w := io.Pipe()
+		b := broker{lines: bufio.NewScanner(r), stop: stop, code: make(chan int, 1)}
+		go func() {
+			b.code <- Run(ctx, System{
+				Args:   []string{"serve", "--node", name, "--amqp", "127.0.0.1:0", "--stomp", "off", "--gmq", "off", "--http", "127.0.0.1:0"},
+				Stdout: io.Discard, Stderr: w,
+				Getenv: func(name string) string { return map[string]string{"FERRY_STORE": url}[name] },
+			})
+			w.Close()
+		}()
+		return b
+	}
+	end := func(b broker) {
+		b.stop()
+		for b.lines.Scan() {
+			continue
+		}
+		if code := <-b.code; code != exitDone {
+			t.Errorf("exit code %d", code)
+		}
+	}
+	a := begin("a")
+	nextLine(t, a.lines, readyText+": amqp 127.0.0.1:")
+	b := begin("b")
+	at := nextLine(t, b.lines, standbyText+": http ")
+	both := regexp.MustCompile(`(?m)^a +live +1 +\d+ .*amqp=127.*\nb +standby +1 +\d+ `)
+	for over := time.Now().Add(20 * time.Second); ; { // they tell each other again and again
+		got := runFerry(t, nil, "status", "--admin", "http://"+at)
+		if got.code == exitDone && both.MatchString(got.out) {
+			break
+		}
+		if time.Now().After(over) {
+			t.Fatalf("ferry status: %+v", got)
+		}
+	}
+	end(a)
+	nextLine(t, b.lines, readyText+": amqp 127.0.0.1:")
+	end(b)
 }
