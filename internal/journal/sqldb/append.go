@@ -274,6 +274,7 @@ func (j *Journal) hangUp() {
 
 // isDown notes that an append has to wait.
 func (j *Journal) isDown(err error) {
+	err = inOneLine(err)
 	if j.down.IsZero() {
 		j.down = time.Now()
 		j.logger.Warn("appends wait for the database", "database", j.shown, "error", err)

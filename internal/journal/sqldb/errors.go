@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -44,12 +45,10 @@ const (
 
 // Codes of errors of Postgres.
 const (
-	pgNoTable        = "42P01"
-	pgNoPrivilege    = "42501"
-	pgDuplicate      = "23505"
-	pgNoDatabase     = "3D000"
-	pgCannotConnect  = "57P03" // it is starting or recovering
-	pgTooManyClients = "53300"
+	pgNoTable     = "42P01"
+	pgNoPrivilege = "42501"
+	pgDuplicate   = "23505"
+	pgNoDatabase  = "3D000"
 )
 
 // IsTemporary tells whether what failed with an error of Open may succeed
@@ -125,15 +124,6 @@ func pgCode(err error) string {
 	return ""
 }
 
-// starting tells whether a server is there but cannot serve yet.
-func starting(err error) bool {
-	switch pgCode(err) {
-	case pgCannotConnect, pgTooManyClients:
-		return true
-	}
-	return false
-}
-
 func noTable(err error) bool   { return pgCode(err) == pgNoTable || myNumber(err) == myNoTable }
 func duplicate(err error) bool { return pgCode(err) == pgDuplicate || myNumber(err) == myDuplicate }
 
@@ -143,4 +133,18 @@ func denied(err error) bool {
 		return true
 	}
 	return pgCode(err) == pgNoPrivilege
+}
+
+// A lineError is an error whose text is one line: pgx writes a line for each address
+// that it tried.
+type lineError struct{ err error }
+
+func (e *lineError) Error() string { return strings.Join(strings.Fields(e.err.Error()), " ") }
+func (e *lineError) Unwrap() error { return e.err }
+
+func inOneLine(err error) error {
+	if strings.ContainsAny(err.Error(), "\n\t") {
+		return &lineError{err}
+	}
+	return err
 }

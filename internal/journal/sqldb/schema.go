@@ -149,10 +149,10 @@ func (s *mysqlServer) schema(step int) []string {
 // date, and refuses newer ones.
 func prepareSchema(ctx context.Context, s server) error {
 	version, err := readSchema(ctx, s.pool())
-	if err == nil && version == schemaVersion {
-		return nil
-	}
-	if err != nil {
+	switch {
+	case denied(err):
+		return s.advise(ctx, err)
+	case err != nil, version == schemaVersion:
 		return err
 	}
 	err = s.locked(ctx, func(db execer) error {
@@ -203,8 +203,6 @@ func readSchema(ctx context.Context, db interface {
 	switch {
 	case errors.Is(err, sql.ErrNoRows), noTable(err):
 		return 0, nil
-	case denied(err):
-		return 0, finalf("%w; the tables exist, and this user needs SELECT, INSERT, UPDATE and DELETE on all of them (ferry_…)", err)
 	case err != nil:
 		return 0, fmt.Errorf("read ferry_schema: %w", err)
 	case version > schemaVersion:

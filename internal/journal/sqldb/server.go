@@ -102,7 +102,7 @@ type timing struct {
 func newTiming(lease time.Duration) timing {
 	return timing{
 		lease:     lease,
-		dial:      min(max(lease/4, 200*time.Millisecond), 2*time.Second),
+		dial:      min(max(lease/3, time.Second), 5*time.Second),
 		lock:      lease / 5,
 		statement: lease / 2,
 		answer:    lease * 3 / 5,

@@ -131,8 +131,8 @@ var (
 // name Options overrules; connections, how many there are at most (default 5); and
 // for MySQL tls-ca, tls-cert and tls-key, which name files in PEM, and socket.
 //
-// A server that is still starting is waited for until ctx ends. Otherwise Open tries
-// once; whether trying again may help, IsTemporary tells.
+// While the database cannot be reached, Open tries for the lease, or until ctx ends;
+// whether trying again may help, IsTemporary tells.
 func Open(ctx context.Context, rawURL string, o Options) (*Journal, error) {
 	t, err := parseURL(rawURL)
 	if err != nil {
@@ -174,13 +174,14 @@ func Open(ctx context.Context, rawURL string, o Options) (*Journal, error) {
 	pool.SetMaxOpenConns(t.connections - 1)
 	pool.SetMaxIdleConns(t.connections - 1)
 	pool.SetConnMaxIdleTime(time.Minute)
+	began := time.Now()
 	for delay := backoffMin; ; delay = min(2*delay, backoffMax) {
-		if err = j.open(ctx); !starting(err) || !sleep(ctx, delay) {
+		if err = j.open(ctx); !IsTemporary(err) || time.Since(began) > o.Lease || !sleep(ctx, delay) {
 			break
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open journal %q in %s: %w", j.name, j.shown, err), pool.Close())
+		return nil, errors.Join(fmt.Errorf("open journal %q in %s: %w", j.name, j.shown, inOneLine(err)), pool.Close())
 	}
 	j.life, j.end = context.WithCancelCause(context.Background())
 	j.appends, j.giveUp = context.WithCancelCause(context.Background())

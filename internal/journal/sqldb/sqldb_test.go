@@ -3,30 +3,12 @@ package sqldb_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/ferrymq/ferry/internal/dbtest"
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/journal/journaltest"
 	"github.com/ferrymq/ferry/internal/journal/sqldb"
 )
-
-// lease is short: what waits in the database waits for a part of it.
-const lease = 2 * time.Second
-
-func mustOpen(t testing.TB, url, name string) *sqldb.Journal {
-	t.Helper()
-	j, err := sqldb.Open(t.Context(), url, sqldb.Options{Name: name, Lease: lease})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := j.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return j
-}
 
 // TestJournal gives each test of the suite a journal of its own in one database.
 func TestJournal(t *testing.T) {
@@ -51,7 +33,7 @@ func TestRoster(t *testing.T) {
 		journaltest.RunRoster(t, func(t *testing.T) func() journal.Roster {
 			number++
 			name := fmt.Sprintf("journal %d", number)
-			return func() journal.Roster { return mustOpen(t, url, name) }
+			return func() journal.Roster { return mustOpen(t, url, sqldb.Options{Name: name}) }
 		})
 	})
 }

@@ -39,51 +39,35 @@ func CheckURL(rawURL string) error {
 	return err
 }
 
-// Redact is a URL without the passwords in it, for logs and messages. What is no
-// URL comes back with everything masked that may be a password.
+// Redact is a URL without the passwords in it, for logs and messages. Of what is not
+// well-formed it shows too little rather than too much.
 func Redact(rawURL string) string {
 	const mask = "xxxxx"
 	scheme, rest, ok := strings.Cut(rawURL, "://")
-	if !ok {
-		scheme, rest = "", rawURL
-	} else {
+	if ok {
 		scheme += "://"
-	}
-	// A password that should have been escaped may hold a question mark: what
-	// is before the last @ of the part without parameters is the user, or of
-	// all of it if there is none in that part.
-	query := strings.IndexByte(rest, '?')
-	end := strings.LastIndexByte(rest, '@')
-	if query >= 0 && strings.Contains(rest[:query], "@") {
-		end = strings.LastIndexByte(rest[:query], '@')
-	}
-	var b strings.Builder
-	b.WriteString(scheme)
-	if end >= 0 {
-		user, _, secret := strings.Cut(rest[:end], ":")
-		b.WriteString(user)
-		if secret {
-			b.WriteString(":" + mask)
-		}
-		rest = rest[end:]
+	} else {
+		scheme, rest = "", rawURL
 	}
 	before, parameters, found := strings.Cut(rest, "?")
-	b.WriteString(before)
-	if !found {
-		return b.String()
-	}
-	b.WriteByte('?')
-	for i, p := range strings.Split(parameters, "&") {
-		if i > 0 {
-			b.WriteByte('&')
+	if found {
+		list := strings.Split(parameters, "&")
+		for i, p := range list {
+			key, _, valued := strings.Cut(p, "=")
+			if name, err := url.QueryUnescape(key); valued && (err != nil || secretParameter(name)) {
+				list[i] = key + "=" + mask
+			}
 		}
-		key, _, valued := strings.Cut(p, "=")
-		if name, err := url.QueryUnescape(key); valued && (err != nil || secretParameter(name)) {
-			p = key + "=" + mask
-		}
-		b.WriteString(p)
+		rest = before + "?" + strings.Join(list, "&")
 	}
-	return b.String()
+	// A password that should have been escaped may hold anything: it ends at the
+	// last @ there is.
+	if end := strings.LastIndexByte(rest, '@'); end >= 0 {
+		if user, _, secret := strings.Cut(rest[:end], ":"); secret {
+			rest = user + ":" + mask + rest[end:]
+		}
+	}
+	return scheme + rest
 }
 
 // secretParameter tells whether the value of a parameter is a password or a way to
