@@ -450,7 +450,7 @@ func TestManyQueuesComeBack(t *testing.T) { eachJournal(t, testManyQueuesComeBac
 func testManyQueuesComeBack(t *testing.T, on journals) {
 	w := on.world(t)
 	c := w.client()
-	const n = 10000
+	n := on.some(10000, 1000)
 	for i := range n {
 		c.v.mu.Lock()
 		q := c.v.addQueue(w.b.nextQueue.Add(1), QueueSpec{Name: fmt.Sprint("q", i), Durable: true})

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,28 +30,39 @@ type journals struct {
 var (
 	onFiles    = journals{name: "file"}
 	onMemory   = journals{name: "memory", prepare: lastingMemory}
-	onPostgres = journals{name: "postgres", prepare: inDatabase(dbtest.Postgres)}
-	onMariaDB  = journals{name: "mariadb", prepare: inDatabase(dbtest.MariaDB)}
+	onPostgres = journals{name: "postgres", prepare: inDatabase(dbtest.KindPostgres)}
+	onMariaDB  = journals{name: "mariadb", prepare: inDatabase(dbtest.KindMariaDB)}
 )
 
 func everyJournal() []journals { return []journals{onMemory, onFiles, onPostgres, onMariaDB} }
 
-// inDatabase prepares an empty database.
-func inDatabase(prepare func(testing.TB) string) func(testing.TB) func() (journal.Journal, error) {
+// some is how often something is done: on files, which are fast, more often than
+// where each time costs a commit.
+func (on journals) some(onFiles, elsewhere int) int {
+	if on.prepare == nil || long {
+		return onFiles
+	}
+	return elsewhere
+}
+
+// inDatabase prepares a journal of a new name in a database of a kind.
+func inDatabase(kind string) func(testing.TB) func() (journal.Journal, error) {
 	return func(t testing.TB) func() (journal.Journal, error) {
-		url := prepare(t)
-		return func() (journal.Journal, error) { return openDatabase(url) }
+		url, name := dbtest.Common(t, kind), fmt.Sprintf("journal %d", journalNumber.Add(1))
+		return func() (journal.Journal, error) { return openDatabase(url, name) }
 	}
 }
+
+var journalNumber atomic.Uint64
 
 // openTimeout is for how long a database is tried, on a machine that is busy.
 const openTimeout = 30 * time.Second
 
-func openDatabase(url string) (journal.Journal, error) {
+func openDatabase(url, name string) (journal.Journal, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	for {
-		j, err := sqldb.Open(ctx, url, sqldb.Options{Logger: discard})
+		j, err := sqldb.Open(ctx, url, sqldb.Options{Name: name, Logger: discard})
 		if err == nil {
 			return j, nil
 		}
@@ -211,7 +224,7 @@ func TestCrashBetweenBatches(t *testing.T) {
 		if s.tape.drops() == 0 {
 			t.Fatal("nothing was dropped in the story")
 		}
-		step := max(1, len(history)/16)
+		step := max(1, len(history)/on.some(30, 5))
 		if long {
 			step = 1
 		}

@@ -114,7 +114,7 @@ func TestConnectionsRaceInTransactions(t *testing.T) {
 func TestNothingIsLostToRepeats(t *testing.T) { eachJournal(t, testNothingIsLostToRepeats) }
 
 func testNothingIsLostToRepeats(t *testing.T, on journals) {
-	for seed := range uint64(12) {
+	for seed := range uint64(on.some(12, 2)) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		change := func(c *Config) {
 			c.producers, c.SegmentBytes, c.CleanEvery = 6, 16<<10, time.Millisecond
@@ -127,7 +127,7 @@ func testNothingIsLostToRepeats(t *testing.T, on journals) {
 		producers := 4 + int(seed%2)*6
 		forgetful := producers > 6
 		copies, dropped := 0, 0
-		for range 500 {
+		for range on.some(500, 150) {
 			p := fmt.Sprint("p", rng.IntN(producers))
 			n := next[p]
 			via, isCopy, marks := c, false, [][]byte(nil)

@@ -352,7 +352,7 @@ func TestWindowsAreAsTheyShouldBe(t *testing.T) { eachJournal(t, testWindowsAreA
 
 func testWindowsAreAsTheyShouldBe(t *testing.T, on journals) {
 	const each = 7
-	for seed := range uint64(10) {
+	for seed := range uint64(on.some(10, 2)) {
 		mixed := seed%2 == 1
 		rng := rand.New(rand.NewPCG(seed, 9))
 		change := func(c *Config) {
@@ -365,7 +365,7 @@ func testWindowsAreAsTheyShouldBe(t *testing.T, on journals) {
 		before := map[string]map[string]bool{} // those that may have outlived a restart
 		logged := map[string]map[string]bool{} // those that may outlive the next
 		repeats, restarts := 0, 0
-		for range 400 {
+		for range on.some(400, 200) {
 			if rng.IntN(60) == 0 {
 				c.Close()
 				d.Close()
