@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ferrymq/ferry/internal/link"
 	"github.com/ferrymq/ferry/internal/link/transport"
@@ -17,9 +18,10 @@ type conn struct {
 	log              *slog.Logger
 	product, version string // as the server said when it was first logged in to
 
-	ctx    context.Context // ends when over is set
-	cancel context.CancelFunc
-	done   chan struct{} // closed when all is over
+	refusing atomic.Bool     // the server has said that it takes no messages
+	ctx      context.Context // ends when over is set
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when all is over
 
 	mu       sync.Mutex // guards the rest
 	sessions map[*session]struct{}
@@ -27,7 +29,7 @@ type conn struct {
 	closing  bool           // Close was called
 	over     bool
 	err      *link.Error // why it is over
-	blocked  int         // sessions whose publishes are not answered
+	blocked  int         // sessions whose publishes are not answered, and one if refusing
 }
 
 // Open connects to the server of o.Endpoint and logs in. It returns within 100 ms
@@ -270,9 +272,25 @@ func (c *conn) dial(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// setBlocked is told by a session that its publishes are not answered, or are
-// again.
-func (c *conn) setBlocked(blocked bool) {
+// refuses is told that the server takes no messages, for a reason, and takes that it
+// does.
+func (c *conn) refuses(reason string) {
+	if c.refusing.CompareAndSwap(false, true) {
+		c.setBlocked(true, reason)
+	}
+}
+
+func (c *conn) takes() {
+	if c.refusing.Load() && c.refusing.CompareAndSwap(true, false) {
+		c.setBlocked(false, "")
+	}
+}
+
+// silent is what there is to say of a server that answers nothing.
+const silent = "the broker answers nothing that is published"
+
+// setBlocked is told that publishes are not answered, or not taken, or are again.
+func (c *conn) setBlocked(blocked bool, reason string) {
 	c.mu.Lock()
 	before := c.blocked
 	if blocked {
@@ -283,7 +301,7 @@ func (c *conn) setBlocked(blocked bool) {
 	now := c.blocked
 	c.mu.Unlock()
 	if c.o.Blocked != nil && (before == 0) != (now == 0) {
-		c.o.Blocked("the broker answers nothing that is published, as Ferry does in an alarm", now == 0)
+		c.o.Blocked(reason, now == 0)
 	}
 }
 

@@ -12,6 +12,25 @@ import (
 // and gives no reason, as AMQP's basic.nack.
 const nacked = "NACKED"
 
+// What its RESOURCE_ERROR can be of: publishers are blocked by an alarm, or the queue
+// of the message has as many as the server's configuration lets it.
+const (
+	resourceError  = "RESOURCE_ERROR"
+	saysBlocked    = "publishing is blocked"
+	saysFull       = "is full"
+	reasonUnspoken = "the broker refuses it without a word"
+)
+
+// isNack tells whether a refusal is of one message, for which there is no room.
+func isNack(text string) bool {
+	return strings.HasPrefix(text, nacked) || strings.HasPrefix(text, resourceError) && !isBlocked(text) && strings.Contains(text, saysFull)
+}
+
+// isBlocked tells whether the server takes no messages at present.
+func isBlocked(text string) bool {
+	return strings.HasPrefix(text, resourceError) && strings.Contains(text, saysBlocked)
+}
+
 const textMost = 1000 // of what a server says, bytes
 
 // refusal is what a server says in error_text as an error of the kind that tells
@@ -22,14 +41,18 @@ func refusal(text string) *link.Error {
 		text = strings.ToValidUTF8(text[:textMost], "") + "..."
 	}
 	if text == "" {
-		return &link.Error{Kind: link.Internal, Said: true, Text: "the broker refuses it without a word"}
+		return &link.Error{Kind: link.Internal, Said: true, Text: reasonUnspoken}
 	}
 	name, words, _ := strings.Cut(text, " ")
 	code := reply.Code(strings.TrimSuffix(name, ":"))
 	if code == 0 {
 		return &link.Error{Kind: link.Internal, Said: true, Text: text}
 	}
-	return &link.Error{Kind: reply.Kind(code, words), Said: true, Code: int(code), Text: text}
+	e := &link.Error{Kind: reply.Kind(code, words), Said: true, Code: int(code), Text: text}
+	if isBlocked(text) {
+		e.Kind = link.Unavailable // which ends
+	}
+	return e
 }
 
 // isOfOne tells whether an error is an answer to one message, and another answer

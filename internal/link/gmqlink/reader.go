@@ -138,6 +138,7 @@ func (s *session) published(line []byte) *link.Error {
 	// Replies are mostly what the last was.
 	if len(k.yes) > 0 && bytes.Equal(line, k.yes) {
 		k.answered++
+		k.refusing = false
 		return nil
 	}
 	if err := s.parse(line, gmqwire.Publish); err != nil {
@@ -146,6 +147,7 @@ func (s *session) published(line []byte) *link.Error {
 	if !isRefusal(&s.reply) {
 		k.yes = append(k.yes[:0], line...)
 		k.answered++
+		k.refusing = false
 		return nil
 	}
 	return s.refused()
@@ -164,14 +166,18 @@ func (s *session) refused() *link.Error {
 	err := refusal(s.reply.ErrorText)
 	err.Tag = tag
 	switch {
-	case strings.HasPrefix(s.reply.ErrorText, nacked):
+	case isNack(s.reply.ErrorText):
 		k.tell(tag, false, true)
 	case isOfOne(err):
 		k.giveBack(tag, err)
-	default:
-		s.dismissed(err) // it says nothing of the message, which can be sent again
+	default: // it says nothing of the message, which can be sent again
+		if isBlocked(s.reply.ErrorText) {
+			s.conn.refuses(s.reply.ErrorText)
+		}
+		s.dismissed(err)
 		return nil
 	}
+	k.refusing = true
 	k.answered, k.settled = tag, tag
 	return nil
 }
@@ -240,6 +246,10 @@ func (s *session) hungUp(err error) {
 		return
 	case leaving && errors.Is(err, io.EOF):
 		s.end(transport.Lost("the broker closed the connection without its last answer", io.EOF), false)
+		return
+	case s.sender != nil && s.sender.refusing:
+		// Behind what is too large to be read at all it closes.
+		s.end(&link.Error{Kind: link.Unavailable, Text: "the broker closed the connection behind a refusal"}, false)
 		return
 	case e != nil:
 	case errors.Is(err, io.EOF) && len(s.in.Unread()) > 0:

@@ -29,6 +29,7 @@ type sender struct {
 	answered uint64 // messages that have their reply
 	settled  uint64 // of which the source was told
 	yes      []byte // the last reply that confirmed one
+	refusing bool   // the last reply refused one
 }
 
 // OpenSender implements link.Conn. When it fails neither the source nor
@@ -89,6 +90,7 @@ func (s *session) settleRun() {
 		return
 	}
 	k.settled = k.answered
+	s.conn.takes()
 	if k.confirm {
 		k.tell(k.settled, true, false)
 	}

@@ -56,6 +56,7 @@ func TestRefusalForTheServersSakeEndsTheSender(t *testing.T) {
 		all  bool // the connection ends
 	}{
 		{"INTERNAL_ERROR - the disk is gone", link.Internal, false},
+		{"RESOURCE_ERROR - publishing is blocked: low on disk", link.Unavailable, false},
 		{"what nobody has said before", link.Internal, false},
 		{"", link.Internal, false},
 		{"CONNECTION_FORCED - broker shutdown", link.Forced, true},
@@ -189,6 +190,50 @@ func TestWithoutConfirmsMessagesAreDoneWhenWritten(t *testing.T) {
 		s.want("P")
 		s.write(yes("P", "") + refuse("P", "NOT_FOUND - no queue"))
 		src.is(t, "written 2")
+	})
+}
+
+// A server that takes no messages says so, and says that it takes them by taking one.
+func TestServerThatTakesNoMessagesIsBlocked(t *testing.T) {
+	bubble(t, func(t *testing.T, p *peer) {
+		var told record
+		p.options.Blocked = func(reason string, ok bool) { told.note("%v %s", ok, reason) }
+		conn, _ := p.open()
+		for range 2 {
+			src := new(source)
+			sender, s := p.sender(conn, src)
+			src.add(sender, body("1"))
+			s.want("P")
+			s.write(refuse("P", "RESOURCE_ERROR - publishing is blocked: low on disk"))
+			src.is(t, "closed not available at present")
+		}
+		told.is(t, "false RESOURCE_ERROR - publishing is blocked: low on disk")
+		src := new(source)
+		sender, s := p.sender(conn, src)
+		src.add(sender, bodies("1", "2")...)
+		s.want("P")
+		s.want("P")
+		s.write(refuse("P", "RESOURCE_ERROR - queue 'q' is full: 5 messages wait in it, the limit is 5 (max_queue_capacity)") + yes("P", ""))
+		src.is(t, "nacked 1", "settled up to 2")
+		told.is(t, "true ")
+	})
+}
+
+// Behind a request that is too large to be read the server closes that connection.
+func TestCloseBehindARefusalEndsTheSenderAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, p *peer) {
+		conn, _ := p.open()
+		src := new(source)
+		sender, s := p.sender(conn, src)
+		src.add(sender, bodies("1", "2")...)
+		s.want("P")
+		s.want("P")
+		s.write(refuse("P", "CONTENT_TOO_LARGE - the request has more than 22435160 bytes"))
+		s.nc.Close()
+		src.is(t, "refused 1: message too large", "closed not available at present")
+		if err := conn.Err(); err != nil {
+			t.Errorf("the connection ended: %v", err)
+		}
 	})
 }
 

@@ -137,7 +137,7 @@ func (s *session) watch() {
 		select {
 		case <-s.ending:
 			if blocked {
-				s.conn.setBlocked(false)
+				s.conn.setBlocked(false, "")
 			}
 			return
 		case <-t.C:
@@ -150,7 +150,7 @@ func (s *session) watch() {
 		}
 		if is := still >= looks; is != blocked {
 			blocked = is
-			s.conn.setBlocked(is)
+			s.conn.setBlocked(is, silent)
 		}
 		if still > most {
 			s.end(&link.Error{Kind: link.Unavailable, Text: fmt.Sprintf("the broker has not answered a publish for %v", answerPatience)}, false)
