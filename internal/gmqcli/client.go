@@ -111,13 +111,13 @@ func Run(ctx context.Context, sys System) int {
 	case err != nil:
 		return exitUsage // which was told
 	}
-	var to io.Writer = sys.Stderr
+	to := sys.Stderr
 	if s.logFile != "" {
 		file, err := os.OpenFile(s.logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o660)
 		if err != nil {
 			fmt.Fprintf(sys.Stderr, "gmqclient: the log goes here: %v\n", err)
 		} else {
-			defer file.Close()
+			defer func() { _ = file.Close() }()
 			to = file
 		}
 	}
@@ -227,7 +227,7 @@ func (s *settings) ask(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer nc.Close()
+	defer func() { _ = nc.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })()
 	r := gmqwire.Request{
 		Operation: s.action, Queue: s.queue, Payload: []byte(s.payload),

@@ -202,7 +202,7 @@ func (c *conn) requests(b []byte) (used int, open bool, err error) {
 		}
 		c.scan.Reset()
 		c.stream = c.stream || next == newline
-		if err := c.request(rest[:n], ending{next: next, more: end < len(rest)}); err != nil {
+		if err := c.request(rest[:n], ending{next: next, more: gmqwire.Blank(rest[end:]) < len(rest)-end}); err != nil {
 			return used, false, err
 		}
 		used += end
@@ -220,7 +220,7 @@ func (c *conn) requests(b []byte) (used int, open bool, err error) {
 // ending is what is behind a request.
 type ending struct {
 	next uint8
-	more bool // something is buffered behind it and its newline
+	more bool // another has begun behind it
 }
 
 // What is behind an object.

@@ -205,10 +205,10 @@ func (c *conn) awaitSettled() error {
 			over, forced = time.After(confirmPatience), nil
 		case <-broken:
 			c.take()
-			c.failAll(unknown(c.srv.cfg.Broker.Err()))
+			c.failAll(unknown(lost(c.srv.cfg.Broker)))
 			return nil
 		case <-over:
-			c.failAll(unknown(nil))
+			c.failAll(unknown(kindFault(broker.Forced, "the broker stops")))
 			return nil
 		case <-c.nc.Context().Done():
 			return c.nc.Context().Err()
@@ -216,13 +216,21 @@ func (c *conn) awaitSettled() error {
 	}
 }
 
-// unknown is the fault of a publish that is neither confirmed nor refused.
-func unknown(err error) *fault {
-	f := kindFault(broker.Forced, "the broker stops, and it is not known whether the message is stored")
-	if e, ok := asFault(err); ok {
-		f = kindFault(broker.Internal, e.text+"; it is not known whether the message is stored")
+// lost is the fault of a broker that has failed, or is not the owner of its
+// messages any more.
+func lost(b *broker.Broker) *fault {
+	if f, ok := asFault(b.Err()); ok {
+		return f
 	}
-	return f
+	return kindFault(broker.Internal, "the broker has failed")
+}
+
+// unknown is the fault of a publish that is neither confirmed nor refused, because
+// of why.
+func unknown(why *fault) *fault {
+	f := *why
+	f.text += "; it is not known whether the message is stored"
+	return &f
 }
 
 // answer writes the answers that are queued, each when it is known, and settles

@@ -123,7 +123,7 @@ func (s *Server) watch(b *broker.Broker) {
 	select {
 	case <-s.stopped:
 	case <-b.Failed():
-		s.forceAll(kindFault(broker.Internal, b.Err().Error()))
+		s.forceAll(lost(b))
 	}
 }
 

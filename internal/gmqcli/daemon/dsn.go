@@ -104,7 +104,7 @@ func keywords(dsn string) (map[string]string, error) {
 		key, tail, ok := strings.Cut(rest, "=")
 		key = strings.TrimSpace(key)
 		if !ok || key == "" || strings.ContainsAny(key, " \t'") {
-			return nil, errors.New("dsn is not one of Postgres's: write postgres://user:password@host:5432/name, or host=... user=... password=... dbname=...")
+			return nil, errors.New("dsn is not one of Postgres's: write postgres://user:password@host:5432/name, or host=HOST user=USER password=PASSWORD dbname=NAME")
 		}
 		var value strings.Builder
 		tail = strings.TrimLeft(tail, " \t")

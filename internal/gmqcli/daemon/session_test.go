@@ -3,9 +3,15 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -70,7 +76,8 @@ func start(t *testing.T, config string, flags ...string) *running {
 	t.Cleanup(r.stop)
 	over := time.After(patience)
 	for {
-		if _, rest, ok := strings.Cut(out.String(), readyText+": gmq "); ok && strings.ContainsAny(rest, "\n,") {
+		_, ready, _ := strings.Cut(out.String(), readyText)
+		if _, rest, ok := strings.Cut(ready, " gmq "); ok && strings.Contains(rest, "\n") {
 			_, port, err := net.SplitHostPort(rest[:strings.IndexAny(rest, "\n,")])
 			if err != nil {
 				t.Fatal(err)
@@ -247,5 +254,59 @@ func TestClientPublishesLargeMessages(t *testing.T) {
 	out, _, _ := client(t, "-s", s.addr, "-q", "q", "-a", "P", "-m", large, "-password", "x")
 	if !strings.Contains(out, "ACCESS_REFUSED") {
 		t.Errorf("with a wrong password: %s", out)
+	}
+}
+
+// certificate writes a certificate for this machine, and its key, to files.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: der}, "key.pem": {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+}
+
+// With a certificate the same port serves both who encrypts and who does not.
+func TestTLS(t *testing.T) {
+	cert, key := certificate(t)
+	s := start(t, `{"network":{"port":0,"interface":"127.0.0.1"},"queue":{"queue_type":1,"max_queue_number":1,"max_message_length":1000000,"max_queue_capacity":9}}`,
+		"-tls-cert", cert, "-tls-key", key)
+	secret, large := base64.StdEncoding.EncodeToString([]byte("secret")), strings.Repeat("A", 200_000)
+	for _, m := range []string{secret, large} {
+		say(t, "-s", s.addr, "-q", "q", "-a", "P", "-m", m, "-ca", cert)
+		if got := say(t, "-s", s.addr, "-q", "q", "-a", "S", "-tls", "-ca", cert); got != m {
+			t.Errorf("got %d bytes, want %d", len(got), len(m))
+		}
+	}
+	say(t, "-s", s.addr, "-q", "q", "-a", "P", "-m", secret)
+	if _, errors, code := client(t, "-s", s.addr, "-q", "q", "-a", "S", "-tls"); code != exitFailed || !strings.Contains(errors, "certificate") {
+		t.Errorf("an authority that nobody trusts: %d, %s", code, errors)
+	}
+}
+
+// AMQP's clients are served on the same queues, if that is asked for.
+func TestOtherListeners(t *testing.T) {
+	s := start(t, `{"network":{"port":0,"interface":"127.0.0.1"},"queue":{"queue_type":1,`+limits+`}}`, "-amqp", "127.0.0.1:0", "-http", "127.0.0.1:0")
+	if text := s.out.String(); !strings.Contains(text, "http 127.0.0.1:") || !strings.Contains(text, "amqp 127.0.0.1:") {
+		t.Errorf("%s", text)
 	}
 }

@@ -213,11 +213,11 @@ func (s *Scanner) value(c byte) error {
 	case c == '{', c == '[':
 		return s.open(c)
 	case c == 't':
-		s.state, s.rest = inLiteral, "rue"
+		s.state, s.rest = inLiteral, "true"[1:]
 	case c == 'f':
-		s.state, s.rest = inLiteral, "alse"
+		s.state, s.rest = inLiteral, "false"[1:]
 	case c == 'n':
-		s.state, s.rest = inLiteral, "ull"
+		s.state, s.rest = inLiteral, "null"[1:]
 	case c == '-':
 		s.state = inMinus
 	case c == '0':
