@@ -79,8 +79,13 @@ func (b *Broker) checkAlarms() (room int64) {
 		// The journal looks for room when it appends, and nobody may publish.
 		b.log.write(recNone, nil)
 	}
-	b.alarms.disk.Store(disk || st.Waiting != nil || st.Low != nil)
+	// Where the journal is shared, what appends wait for is not room here, and
+	// nothing can be done about it.
+	shared := b.cfg.Journal.Info().Shared
+	b.alarms.disk.Store(disk || st.Waiting != nil && !shared || st.Low != nil)
 	switch {
+	case shared && st.Waiting != nil:
+		b.setBlocked("waiting for the message store")
 	case b.alarms.memory.Load() && b.alarms.disk.Load():
 		b.setBlocked("low on memory & disk")
 	case b.alarms.memory.Load():

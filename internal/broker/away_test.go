@@ -169,3 +169,22 @@ func TestSegmentIsDroppedWhenWhatSettledItIsDurable(t *testing.T) {
 		a.stop()
 	})
 }
+
+// What an append waits for is told as it is: no disk of this machine is full.
+func TestPublishersAreBlockedWhileTheMediumIsAway(t *testing.T) {
+	inSite(t, func(t *testing.T, s *site) {
+		a := s.node("a")
+		a.up(time.Second)
+		a.j.waiting.Store(true)
+		a.b.checkAlarms()
+		if why := a.b.Blocked(); why != "waiting for the message store" || a.b.alarms.disk.Load() {
+			t.Errorf("blocked: %q, disk alarm %v", why, a.b.alarms.disk.Load())
+		}
+		a.j.waiting.Store(false)
+		a.b.checkAlarms()
+		if why := a.b.Blocked(); why != "" {
+			t.Errorf("blocked: %q", why)
+		}
+		a.stop()
+	})
+}

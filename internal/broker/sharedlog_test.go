@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/journal"
@@ -39,6 +40,7 @@ type sharedJournal struct {
 	slots   chan struct{}
 	closed  chan struct{}
 	ended   chan struct{}
+	waiting atomic.Bool // an append does
 
 	mu      sync.Mutex
 	away    chan struct{} // not nil while the connection is cut; closed when it is mended
@@ -261,7 +263,12 @@ func (j *sharedJournal) Segments(context.Context) (list []journal.SegmentInfo, e
 	return list, nil
 }
 
-func (j *sharedJournal) Status() journal.Status { return journal.Status{} }
+func (j *sharedJournal) Status() journal.Status {
+	if j.waiting.Load() {
+		return journal.Status{Waiting: errAway}
+	}
+	return journal.Status{}
+}
 
 func (j *sharedJournal) Head(context.Context) (uint64, error) {
 	if err := j.reach(); err != nil {
