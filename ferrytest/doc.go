@@ -2,7 +2,7 @@
 //
 //	func TestOrdersArrive(t *testing.T) {
 //		b := ferrytest.Start(t)
-//		... connect to b.URL() with any AMQP 0-9-1 client, or to b.STOMPURL() ...
+//		... connect to b.URL() with any AMQP 0-9-1 client, b.STOMPURL() or b.GMQURL() ...
 //		b.Drop() // and see what your program makes of it
 //	}
 //

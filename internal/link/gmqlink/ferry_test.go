@@ -1,8 +1,13 @@
 package gmqlink
 
 import (
+	"crypto/tls"
 	"errors"
+	"io"
+	"net"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -142,4 +147,65 @@ func TestFerryRefusesAWrongPassword(t *testing.T) {
 	fb := ferrytest.Start(t)
 	_, err := Open(t.Context(), to(t, strings.Replace(fb.GMQURL(), ":guest@", ":wrong@", 1)))
 	kindIs(t, err, link.AccessRefused)
+}
+
+// tlsFront accepts TLS and hands on what is within to an address.
+func tlsFront(t *testing.T, to string) string {
+	t.Helper()
+	server := httptest.NewTLSServer(nil) // for its certificate
+	certificates := server.TLS.Certificates
+	server.Close()
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { ln.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			near, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", to)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, pair := range [][2]net.Conn{{near, far}, {far, near}} {
+				wg.Go(func() {
+					_, _ = io.Copy(pair[0], pair[1]) // until one side ends
+					near.Close()
+					far.Close()
+				})
+			}
+		}
+	})
+	return ln.Addr().String()
+}
+
+func TestMessagesGoThroughTLS(t *testing.T) {
+	fb := ferrytest.Start(t)
+	addr := tlsFront(t, fb.Addr())
+	_, err := Open(t.Context(), to(t, "gmqs://guest:guest@"+addr))
+	kindIs(t, err, link.AccessRefused) // nobody vouches for the certificate
+	c, err := Open(t.Context(), to(t, "gmqs://guest:guest@"+addr+"?verify=verify_none"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, in := new(source), new(sink)
+	sender, err := c.OpenSender(t.Context(), link.SenderConfig{Confirm: true}, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := strings.Repeat("large", 300_000)
+	src.add(sender, bodies("1", large)...)
+	src.until(t, "settled up to 2")
+	if _, err := c.OpenReceiver(t.Context(), link.ReceiverConfig{Queue: "q", Prefetch: 5}, in); err != nil {
+		t.Fatal(err)
+	}
+	in.until(t, large)
+	if err := c.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
