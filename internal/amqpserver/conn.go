@@ -82,7 +82,7 @@ func (c *conn) refuse(err error) {
 	switch {
 	case errors.Is(err, errQuiet):
 		c.log.Warn("connection refused", "error", err)
-	case errors.As(err, &f) && f.code != amqpwire.ConnectionForced:
+	case errors.As(err, &f) && (f.code != amqpwire.ConnectionForced || c.srv.cfg.RefuseNow):
 		c.log.Warn("connection refused", "code", f.code, "error", capped(f.Error()))
 		c.tell(f, false)
 	default:

@@ -202,6 +202,9 @@ func (c *conn) open() error {
 		return err
 	}
 	if text := c.srv.cfg.Refuse; text != "" {
+		if c.srv.cfg.RefuseNow {
+			return faultf(amqpwire.ConnectionForced, "%s", text)
+		}
 		return faultf(amqpwire.NotImplemented, "%s", text).in(amqpwire.ClassConnection, amqpwire.MethodConnectionOpen)
 	}
 	vhost := m.(*amqpwire.ConnectionOpen).VirtualHost

@@ -43,6 +43,9 @@ type Config struct {
 	// listen to a reason, and is told this text with 540 NOT_IMPLEMENTED. Broker and
 	// Auth are not used.
 	Refuse string
+	// RefuseNow makes it 320 CONNECTION_FORCED: it may be otherwise soon, and is so
+	// elsewhere.
+	RefuseNow bool
 }
 
 // Server speaks AMQP 0-9-1 for a broker.

@@ -83,15 +83,20 @@ func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 		users: hashLater(cfg), front: newFront(cfg, certs, log),
 	}
 	defer func() { err = errors.Join(err, n.front.stop()) }()
+	release := func() {}
 	if kind == DatabaseStore {
-		if err := n.front.reserve(ctx); err != nil {
-			return err
-		}
+		release, err = n.front.reserve(ctx)
+	}
+	if err != nil {
+		release()
+		return err
 	}
 	n.name = nodeName(cfg, n.front.fixed)
 	n.front.health.node = n.name
 	n.front.admin = &admin{lease: cfg.lease(), users: n.users, self: n.describe, head: n.head, peers: n.peers.Load}
-	if err := n.front.start(ctx); err != nil {
+	err = n.front.start(ctx)
+	release()
+	if err != nil {
 		return err
 	}
 	if kind == DatabaseStore {

@@ -94,36 +94,35 @@ type group struct {
 func newFront(cfg Config, certs *netserve.Certificates, log *slog.Logger) *front {
 	f := &front{cfg: cfg, log: log, certs: certs, health: newHealth(), fixed: map[string]string{}}
 	r := &refusals{log: log}
-	amqp := func(reason string) *amqpserver.Server {
-		return amqpserver.New(amqpserver.Config{Version: cfg.Version, ClusterName: clusterName(), Refuse: reason})
+	amqp := func(reason string, now bool) *amqpserver.Server {
+		return amqpserver.New(amqpserver.Config{Version: cfg.Version, ClusterName: clusterName(), Refuse: reason, RefuseNow: now})
 	}
-	stomp := func(reason string) *stompserver.Server {
-		return stompserver.New(stompserver.Config{Version: cfg.Version, Refuse: reason})
+	stomp := func(reason string, now bool) *stompserver.Server {
+		return stompserver.New(stompserver.Config{Version: cfg.Version, Refuse: reason, RefuseNow: now})
 	}
-	gmq := func(reason string) *gmqserver.Server {
-		return gmqserver.New(gmqserver.Config{Version: cfg.Version, Refuse: reason})
-	}
+	gmq := gmqserver.New(gmqserver.Config{Version: cfg.Version, Refuse: gmqOff})
 	f.amqp = &protocol{
 		name: "amqp", addr: cfg.AMQP,
-		refuse: r.noting(amqpOff, amqp(amqpOff).Handle), later: r.noting(notNow, amqp(notNow).Handle),
+		refuse: r.noting(amqpOff, amqp(amqpOff, false).Handle), later: r.noting(notNow, amqp(notNow, true).Handle),
 	}
 	f.stomp = &protocol{
 		name: "stomp", addr: cfg.STOMP,
-		refuse: r.noting(stompOff, stomp(stompOff).Handle), later: r.noting(notNow, stomp(notNow).Handle),
+		refuse: r.noting(stompOff, stomp(stompOff, false).Handle), later: r.noting(notNow, stomp(notNow, true).Handle),
 	}
 	f.gmq = &protocol{
 		name: "gmq", addr: cfg.GMQ,
-		refuse: r.noting(gmqOff, gmq(gmqOff).Handle), later: r.noting(notNow, gmq(notNow).Handle),
+		refuse: r.noting(gmqOff, gmq.Handle),
+		later:  r.noting(notNow, func(*netserve.Conn) {}), // an empty answer is what its clients take for a broker that is gone
 	}
 	web := r.noting(httpOff, refuseHTTP)
 	if cfg.HTTP != "" {
 		web = func(c *netserve.Conn) { f.web.Handle(c) }
 	}
 	f.recognised = []netserve.Protocol{
-		{Name: "amqp", Match: amqp("").Protocol().Match, Handle: f.amqp.handle},
-		{Name: "stomp", Match: stomp("").Protocol().Match, Handle: f.stomp.handle},
+		{Name: "amqp", Match: amqp("", false).Protocol().Match, Handle: f.amqp.handle},
+		{Name: "stomp", Match: stomp("", false).Protocol().Match, Handle: f.stomp.handle},
 		{Name: "http", Match: beginsHTTP, Handle: web},
-		{Name: "gmq", Match: gmq("").Protocol().Match, Handle: f.gmq.handle},
+		{Name: "gmq", Match: gmq.Protocol().Match, Handle: f.gmq.handle},
 	}
 	if certs == nil {
 		f.recognised = append(f.recognised, netserve.Protocol{Name: "tls", Match: beginsTLS, Handle: r.noting(tlsNot, refuseTLS)})
@@ -191,19 +190,27 @@ func (f *front) all() netserve.Config {
 }
 
 // reserve finds out whether clients can be listened for, before there is a store to
-// serve them from, and which ports are theirs where they may be any.
-func (f *front) reserve(ctx context.Context) error {
+// serve them from, and which ports are theirs where they may be any. release, which
+// is called in any case, closes the listeners: what else may have any port is opened
+// before.
+func (f *front) reserve(ctx context.Context) (release func(), err error) {
+	held := map[string]net.Listener{}
+	release = func() {
+		for name, ln := range held {
+			f.unlisten(name, ln)
+		}
+	}
 	for _, p := range f.spoken() {
 		if p.addr == "" {
 			continue
 		}
 		ln, err := f.listen(ctx, p.name, p.addr)
 		if err != nil {
-			return err
+			return release, err
 		}
-		f.unlisten(p.name, ln)
+		held[p.name] = ln
 	}
-	return nil
+	return release, nil
 }
 
 // The sockets of a process that was just killed are there until the system has taken

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +21,7 @@ const (
 	openRetryMax = 2 * time.Second
 	openNote     = 10 * time.Second
 
-	// standbyNote is how long a process waits for its turn before it says so: who is
-	// alone does not wait.
+	// standbyNote is how long a process waits for its turn before it says so.
 	standbyNote = 200 * time.Millisecond
 
 	// handOverPatience is how long the next owner of a shared store waits for clients
@@ -143,7 +143,7 @@ func (n *node) term(ctx context.Context, st *store) (again bool, err error) {
 		return false, st.close()
 	}
 	damaged := errors.As(err, new(*journal.CorruptError))
-	err = st.explain(err)
+	err = fmt.Errorf("follow the log of the store: %w", st.explain(err))
 	n.front.health.set(phaseStarting, err.Error())
 	return !damaged, errors.Join(err, st.close())
 }
@@ -160,25 +160,32 @@ func (n *node) await(ctx context.Context, s *broker.Standby, r *roster) (*broker
 			}
 			return ""
 		})
-		if err != nil {
-			return nil, err
+		if err != nil { // it can take over all the same, when the port is free
+			n.log.Warn("clients are not passed through to the broker that is live", "error", err)
 		}
 	}
 	r.change() // the addresses are known now
-	waiting := make(chan struct{})
-	late := time.AfterFunc(standbyNote, func() {
-		defer close(waiting)
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	defer cancel(nil)
+	telling.Go(func() { n.tellStandby(ctx, s) })
+	return s.Await(ctx)
+}
+
+// tellStandby says that the process waits for its turn, unless ctx ends before that is
+// known: who finds the log empty, or handed over, does not wait.
+func (n *node) tellStandby(ctx context.Context, s *broker.Standby) {
+	for pause(ctx, standbyNote) {
 		st := s.Status()
+		if st.Position == 0 {
+			continue // nothing was read yet
+		}
 		n.log.Info("waiting for the store to be free", "owner", st.Owner, "epoch", st.Epoch, "position", st.Position)
 		if n.told.Standby != nil {
 			n.told.Standby(n.front.addresses())
 		}
-	})
-	b, err := s.Await(ctx)
-	if !late.Stop() {
-		<-waiting
+		return
 	}
-	return b, err
 }
 
 // standbyStanding is how the process of a standby stands.
@@ -210,6 +217,8 @@ func (n *node) handOver(b *broker.Broker, st *store) error {
 // demote ends a broker that has lost its store, and the store. What fails on the way
 // changes nothing: the broker confirms nothing any more.
 func (n *node) demote(b *broker.Broker, st *store) {
+	last := ownerStanding(b, "")()
+	n.front.health.describe(st, func() standing { return last }, nil)
 	gone := n.front.dismiss(b, farewell{failed: demoteTimeout})
 	err := errors.Join(closeBroker(b, st, handOverTimeout), st.close())
 	if err = errors.Join(err, gone()); err != nil {

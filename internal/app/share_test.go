@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -31,7 +32,7 @@ func join(t *testing.T, name, url string, change func(*Config)) *member {
 	t.Helper()
 	cfg := testConfig()
 	cfg.Store, cfg.Node, cfg.Lease = url, name, LeaseLeast
-	cfg.AMQP, cfg.STOMP, cfg.GMQ, cfg.HTTP = freeAddress(t), "", "", freeAddress(t)
+	cfg.AMQP, cfg.STOMP, cfg.GMQ, cfg.HTTP = lastingAddress(t), "", "", lastingAddress(t)
 	if change != nil {
 		change(&cfg)
 	}
@@ -57,6 +58,21 @@ func join(t *testing.T, name, url string, change func(*Config)) *member {
 		}
 	})
 	return m
+}
+
+// lastingAddress is one that nobody listens on, and that no connection is given: below
+// the ports that Linux takes for these.
+func lastingAddress(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000)))
+		if err == nil {
+			defer ln.Close()
+			return ln.Addr().String()
+		}
+	}
+	t.Fatal("every port is taken")
+	return ""
 }
 
 // await waits until something has happened.
@@ -143,6 +159,20 @@ func who(t *testing.T, addr string) (node string, epoch int64) {
 	return node, epoch
 }
 
+// refusal320 is how a connection is closed that may not be opened now.
+func refusal320(t *testing.T, addr string) *amqpwire.ConnectionClose {
+	t.Helper()
+	c := &client{t: t, nc: open(t, addr, false)}
+	defer c.nc.Close()
+	c.write(amqpwire.ProtocolHeader[:])
+	expect[*amqpwire.ConnectionStart](c)
+	c.send0(&amqpwire.ConnectionStartOk{Mechanism: "PLAIN", Response: []byte("\x00ada\x00lovelace"), Locale: "en_US"})
+	expect[*amqpwire.ConnectionTune](c)
+	c.send0(&amqpwire.ConnectionTuneOk{ChannelMax: 10, FrameMax: amqpwire.DefaultFrameMax})
+	c.send0(&amqpwire.ConnectionOpen{VirtualHost: "/"})
+	return expect[*amqpwire.ConnectionClose](c)
+}
+
 // confirmed publishes a persistent message to q and waits for the confirm.
 func (c *client) confirmed(body string) {
 	c.t.Helper()
@@ -154,7 +184,7 @@ func (c *client) confirmed(body string) {
 
 func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, url string) {
-		lease := func(c *Config) { c.Lease = 30 * time.Second }
+		lease := func(c *Config) { c.Lease, c.STOMP = 30*time.Second, "127.0.0.1:0" }
 		a := join(t, "a", url, lease)
 		a.await(a.ready)
 		b := join(t, "b", url, lease)
@@ -167,6 +197,13 @@ func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 		if code, body := a.get("/readyz"); code != http.StatusOK || body["role"] != "live" || body["node"] != "a" || body["epoch"] == 0.0 || body["position"] == 0.0 {
 			t.Errorf("/readyz of the live broker: %d %v", code, body)
 		}
+		if closed := refusal320(t, b.addresses["http"]); closed.ReplyCode != amqpwire.ConnectionForced || !strings.Contains(closed.ReplyText, "standby") {
+			t.Errorf("AMQP on the HTTP listener of the standby is closed with %d %q", closed.ReplyCode, closed.ReplyText)
+		}
+		nc := open(t, b.addresses["http"], false)
+		mustSay(t, nc, connect)
+		mustHear(t, nc, "ERROR\nmessage:connection_forced\n")
+		nc.Close()
 		c := dial(t, a.addresses["amqp"])
 		c.declare("q")
 		c.confirmed("hello")
@@ -286,6 +323,23 @@ func TestABrokerThatIsCutOffIsAStandbyAgain(t *testing.T) {
 	a.mustStop()
 }
 
+// A stop ends, and says what it could not do, when the database does not answer.
+func TestAStopWithoutTheDatabaseIsBounded(t *testing.T) {
+	wire := dbtest.NewWire(t, dbtest.Postgres(t))
+	a := join(t, "a", wire.URL, func(c *Config) { c.Lease = time.Minute })
+	a.await(a.ready)
+	wire.Cut()
+	began := time.Now()
+	a.stop()
+	err := <-a.ended
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the stop took %v", took)
+	}
+	if err == nil || !strings.Contains(err.Error(), "not written to the store") {
+		t.Errorf("the process ended with: %v", err)
+	}
+}
+
 func TestAStandbyPassesClientsThrough(t *testing.T) {
 	url := dbtest.Postgres(t)
 	a := join(t, "a", url, nil)
@@ -350,8 +404,8 @@ func TestErrorsOfADatabaseThatWaitingDoesNotChange(t *testing.T) {
 	url := dbtest.Postgres(t)
 	at := strings.LastIndexByte(url, '@')
 	for name, url := range map[string]string{
-		"database": strings.Replace(url, url[strings.LastIndexByte(url, '/'):], "/nowhere", 1),
-		"password": "postgres://nobody:s3cret" + url[at:],
+		"does not exist":    strings.Replace(url, url[strings.LastIndexByte(url, '/'):], "/nowhere", 1),
+		"password is wrong": "postgres://nobody:s3cret" + url[at:],
 	} {
 		cfg := testConfig()
 		cfg.Store = url
@@ -361,10 +415,9 @@ func TestErrorsOfADatabaseThatWaitingDoesNotChange(t *testing.T) {
 			t.Errorf("%s: it started", name)
 			continue
 		}
-		if strings.Contains(err.Error(), "s3cret") {
-			t.Errorf("%s: a password is in %v", name, err)
+		if strings.Contains(err.Error(), "s3cret") || !strings.Contains(err.Error(), name) {
+			t.Errorf("the error does not say %q, or a password: %v", name, err)
 		}
-		t.Log(err)
 	}
 }
 

@@ -263,5 +263,5 @@ func (s *store) explainDatabase(err error) error {
 			"Nothing was changed or thrown away: restore the database from a backup, "+
 			"or give the URL another journal=NAME to start empty", s.url, err)
 	}
-	return fmt.Errorf("open the store in %s: %w", s.url, err)
+	return err // says which database, and what to do
 }

@@ -28,6 +28,9 @@ func (c *conn) handshake(ctx context.Context) error {
 		return err
 	}
 	if text := c.srv.cfg.Refuse; text != "" {
+		if c.srv.cfg.RefuseNow {
+			return kindFault(broker.Forced, text)
+		}
 		return kindFault(broker.NotImplemented, text)
 	}
 	v := stompwire.V10

@@ -35,6 +35,9 @@ type Config struct {
 	// with an ERROR frame, whatever the credentials are. Broker and Auth are not
 	// used.
 	Refuse string
+	// RefuseNow makes that connection_forced instead of not_implemented: it may be
+	// otherwise soon, and is so elsewhere.
+	RefuseNow bool
 }
 
 // Server speaks STOMP for a broker.
