@@ -59,6 +59,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"serve", "--store", "memory:", "--amqp", taken.Addr().String(), "--stomp", "off", "--gmq", "off", "--http", "off"}, 1, "--amqp"},
 		{[]string{"dump"}, 2, "accepts 1 arg"},
 		{[]string{"dump", filepath.Join(t.TempDir(), "nowhere")}, 1, "there is no store"},
+		{[]string{"dump", "postgres://u@h/db"}, 2, "ferry_batch"},
 		{[]string{"dump", t.TempDir()}, 1, "there is no store"},
 		{[]string{"completion", "tcsh"}, 2, "tcsh"},
 		{[]string{"send", "-u", "stomp://localhost?hertbeat=3", "-q", "q", "x"}, 2, "did you mean heartbeat?"},

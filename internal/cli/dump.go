@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ferrymq/ferry/internal/app"
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/journal/file"
 	"github.com/ferrymq/ferry/internal/vfs"
@@ -32,6 +33,9 @@ no damage: nothing in it was confirmed.`,
   ferry dump ferry-data --json | jq 'select(.type == "queue")'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if kind, _, err := app.ParseStore(args[0]); kind == app.DatabaseStore || err == nil && kind == app.MemoryStore {
+				return errors.New("only the files of a store in a directory can be printed; what a database holds is in its tables ferry_journal and ferry_batch")
+			}
 			d.dir = strings.TrimPrefix(args[0], "file:")
 			d.out = &people{w: sys.Stdout, queues: map[uint64]string{}}
 			if asJSON {
