@@ -458,7 +458,7 @@ func testColdBacklogIsReadBackInOrder(t *testing.T, on journals) {
 	c := w.client()
 	c.queue("q", true)
 	_ = c.ch.ConfirmSelect()
-	n := on.some(20000, 4000)
+	n := on.some(8000, 4000)
 	for i := range n {
 		err := c.ch.Publish(&Publish{Key: []byte("q"), Persistent: true, Body: fmt.Appendf(nil, "%d", i)})
 		if err != nil {

@@ -278,3 +278,65 @@ func (s *story) crashOn(w *world, at int) error {
 	}
 	return errors.Join(err, w.b.Close(context.Background()), w.j.Close())
 }
+
+// TestKilledWhileItWrites cuts a broker off from its database, for which it then is
+// as good as dead, while appends are on their way. The next one has what was
+// confirmed, and of what was not a part without a gap. When the first one is back it
+// confirms nothing any more.
+func TestKilledWhileItWrites(t *testing.T) {
+	for _, kind := range []string{dbtest.KindPostgres, dbtest.KindMariaDB} {
+		t.Run(kind, func(t *testing.T) {
+			url, name := dbtest.Common(t, kind), fmt.Sprintf("journal %d", journalNumber.Add(1))
+			wire := dbtest.NewWire(t, url)
+			old := &world{t: t, open: func() (journal.Journal, error) { return openDatabase(wire.URL, name) }}
+			old.start()
+			c := old.client().confirming()
+			c.queue("q", true)
+			const n = 2000
+			for i := range n {
+				c.publish("", "q", noteText(i, 500), true)
+			}
+			for c.told() < n/4 {
+				c.next(EventConfirm)
+			}
+			wire.Cut()
+			c.publish("", "q", noteText(n, 500), true) // so that there is something to write
+			next := &world{t: t, open: func() (journal.Journal, error) { return openDatabase(url, name) }}
+			next.start()
+			defer next.stop()
+			told := c.told() // nothing is behind the cut
+			wire.Mend()
+			<-old.b.Failed()
+			if !errors.Is(old.b.Cause(), journal.ErrFenced) {
+				t.Errorf("the old broker ended with %v, want that it is fenced", old.b.Cause())
+			}
+			if more := c.told(); more != told {
+				t.Errorf("the old broker confirmed %d, and %d when there was another", told, more)
+			}
+			c.Close()
+			if err := old.b.Close(context.Background()); err == nil {
+				t.Error("a broker that was fenced closes well")
+			}
+			if err := old.j.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+
+			d := next.client().confirming()
+			defer d.Close()
+			d.publish("", "q", "next", true)
+			d.confirmed()
+			d.consume("q", "t", true)
+			kept := 0
+			for e := d.next(EventDelivery); body(e) != "next"; e = d.next(EventDelivery) {
+				if got := body(e); got != noteText(kept, 500) || !e.Redelivered {
+					t.Fatalf("got %.20q, want number %d", got, kept)
+				}
+				kept++
+			}
+			if uint64(kept) < told || kept > n {
+				t.Errorf("%d messages are there, %d were confirmed, %d were sent before the cut", kept, told, n)
+			}
+			t.Logf("of %d messages %d were confirmed, %d are there", n, told, kept)
+		})
+	}
+}

@@ -45,6 +45,14 @@ func MariaDB(t testing.TB) string {
 	return shared(t, KindMariaDB).database(t)
 }
 
+// Common is the URL of a database of a kind that all tests of the process have in
+// common, for those that find what is theirs in it by name: it costs them no database
+// of their own.
+func Common(t testing.TB, kind string) string {
+	t.Helper()
+	return shared(t, kind).url
+}
+
 // Each runs a test on every kind of database, each time on an empty one.
 func Each(t *testing.T, run func(t *testing.T, url string)) {
 	t.Helper()
