@@ -45,10 +45,11 @@ const (
 
 // Codes of errors of Postgres.
 const (
-	pgNoTable     = "42P01"
-	pgNoPrivilege = "42501"
-	pgDuplicate   = "23505"
-	pgNoDatabase  = "3D000"
+	pgNoTable       = "42P01"
+	pgNoPrivilege   = "42501"
+	pgDuplicate     = "23505"
+	pgNoDatabase    = "3D000"
+	pgWrongPassword = "28P01"
 )
 
 // IsTemporary tells whether what failed with an error of Open may succeed
@@ -133,6 +134,33 @@ func denied(err error) bool {
 		return true
 	}
 	return pgCode(err) == pgNoPrivilege
+}
+
+// explain says in one line what an error of Open means, and what to do about it.
+func explain(err error, t target) error {
+	user := ""
+	if t.pg != nil {
+		user = t.pg.User
+	} else {
+		user = t.my.User
+	}
+	switch {
+	case pgCode(err) == pgNoDatabase, myNumber(err) == myNoDatabase:
+		return finalf("the database %q does not exist; create it, or name another one in the URL", t.database)
+	case pgCode(err) == pgWrongPassword, myNumber(err) == myLoginDenied:
+		return finalf("the server does not let the user %q in: the user or the password is wrong", user)
+	}
+	// Each address is tried with TLS and without: the server's own words are in one.
+	var pg *pgconn.PgError
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) && errors.As(err, &pg) {
+		err = fmt.Errorf("connect as user %q: %w", user, pg)
+		if loginRefused(pg) {
+			return &finalError{err}
+		}
+		return err
+	}
+	return inOneLine(err)
 }
 
 // A lineError is an error whose text is one line: pgx writes a line for each address

@@ -53,9 +53,8 @@ func (p *postgres) prepareSession(ctx context.Context, conn *pgconn.PgConn) erro
 		SET idle_in_transaction_session_timeout = %d;
 		SET tcp_keepalives_idle = %d;
 		SET tcp_keepalives_interval = 1;
-		SET tcp_keepalives_count = 2;
-		SET tcp_user_timeout = %d`,
-		p.time.lock.Milliseconds(), p.time.idle.Milliseconds(), seconds(p.time.idle), p.time.idle.Milliseconds())).ReadAll()
+		SET tcp_keepalives_count = 2`,
+		p.time.lock.Milliseconds(), p.time.idle.Milliseconds(), seconds(p.time.idle))).ReadAll()
 	if err != nil {
 		return fmt.Errorf("set up the session: %w", err)
 	}
@@ -197,7 +196,9 @@ func (p *postgres) dial(ctx context.Context) (lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", p.time.statement.Milliseconds())).ReadAll()
+	// The second one would end a replay whose visitor takes its time, too.
+	_, err = conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d; SET tcp_user_timeout = %d",
+		p.time.statement.Milliseconds(), p.time.idle.Milliseconds())).ReadAll()
 	if err == nil {
 		_, err = conn.Prepare(ctx, pgAppend, pgAppendQuery, pgAppendTypes)
 	}

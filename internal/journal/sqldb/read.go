@@ -30,6 +30,16 @@ func (e *visitError) Error() string { return e.err.Error() }
 // Replay implements journal.Journal.
 func (j *Journal) Replay(ctx context.Context, from, to uint64, bodies bool, visit func(journal.Batch) error) error {
 	r := &replay{j: j, next: max(from, 1), to: to, bodies: bodies, visit: visit}
+	j.mu.Lock()
+	r.before = j.visited
+	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		if r.last != 0 {
+			j.visited = link{r.last, r.writer}
+		}
+		j.mu.Unlock()
+	}()
 	for {
 		more := false
 		err := j.retry(ctx, "replay", j.time.lease, func(ctx context.Context) error {
@@ -56,10 +66,12 @@ type replay struct {
 	bodies bool
 	visit  func(journal.Batch) error
 
+	before  link  // where the replay before this one ended
 	tail    state // of the journal, if to was 0
 	epochs  journal.EpochFilter
 	last    uint64 // position of the last row, 0 if there was none
 	segment uint64 // its segment
+	writer  string // and its writer
 }
 
 // some visits some batches, and tells whether there may be more.
@@ -83,17 +95,21 @@ func (r *replay) some(ctx context.Context) (bool, error) {
 	if r.bodies {
 		body = "body"
 	}
+	from := r.next
+	if r.before.position != 0 && r.before.position+1 == from {
+		from--
+	}
 	rows, err := r.j.server.pool().QueryContext(ctx, r.j.server.statement(
-		"SELECT position, epoch, segment, checkpoint, head, "+body+" FROM ferry_batch"+
+		"SELECT position, epoch, segment, checkpoint, writer, head, "+body+" FROM ferry_batch"+
 			" WHERE journal = ? AND position >= ? AND position <= ?"+
 			" AND segment NOT IN (SELECT d.segment FROM ferry_drop d WHERE d.journal = ?)"+
 			" ORDER BY position LIMIT ?"),
-		r.j.id, int64(r.next), int64(min(r.to, math.MaxInt64)), r.j.id, replayRows)
+		r.j.id, int64(from), int64(min(r.to, math.MaxInt64)), r.j.id, replayRows)
 	if err != nil {
 		return false, causeOr(ctx, err)
 	}
 	defer func() { _ = rows.Close() }()
-	n := 0
+	n, before := 0, r.last
 	for rows.Next() {
 		stalled.Stop()
 		if err := r.row(rows); err != nil {
@@ -103,7 +119,11 @@ func (r *replay) some(ctx context.Context) (bool, error) {
 		stalled.Reset(stallTime)
 	}
 	if err := rows.Err(); err != nil {
-		return false, causeOr(ctx, err)
+		err = causeOr(ctx, err)
+		if r.last != before && temporary(err) {
+			return true, nil // on from there, with as much time as before
+		}
+		return false, err
 	}
 	if n == replayRows {
 		return true, nil
@@ -114,9 +134,15 @@ func (r *replay) some(ctx context.Context) (bool, error) {
 // row visits one row.
 func (r *replay) row(rows *sql.Rows) error {
 	var position, epoch, segment, checkpoint int64
-	var head, body sql.RawBytes
-	if err := rows.Scan(&position, &epoch, &segment, &checkpoint, &head, &body); err != nil {
+	var writer, head, body sql.RawBytes
+	if err := rows.Scan(&position, &epoch, &segment, &checkpoint, &writer, &head, &body); err != nil {
 		return err
+	}
+	if uint64(position) < r.next {
+		if string(writer) != r.before.writer {
+			return finalf("the database has lost batches that it had shown: at position %d another one is in place of the one that was read", position)
+		}
+		return nil
 	}
 	b := journal.Batch{
 		Position: uint64(position), Epoch: uint64(epoch), Segment: uint64(segment), Checkpoint: uint64(checkpoint), Head: head,
@@ -127,7 +153,7 @@ func (r *replay) row(rows *sql.Rows) error {
 	if r.last != 0 && b.Segment == r.segment && b.Position != r.last+1 {
 		return r.j.corrupt(r.last+1, fmt.Sprintf("rows are missing up to position %d", position))
 	}
-	r.last, r.segment = b.Position, b.Segment
+	r.last, r.segment, r.writer = b.Position, b.Segment, string(writer)
 	r.next = b.Position + 1
 	if r.epochs.Superseded(b.Epoch) {
 		return nil

@@ -95,6 +95,37 @@ func TestHeadThatWentBack(t *testing.T) {
 	})
 }
 
+// TestFollowerOfWhatWasLost has read a batch that the database then loses, and
+// another writer's takes its place.
+func TestFollowerOfWhatWasLost(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, url string) {
+		a, follower := mustOpen(t, url, sqldb.Options{}), mustOpen(t, url, sqldb.Options{})
+		read := func(from uint64) error {
+			return follower.Replay(t.Context(), from, 0, false, func(journal.Batch) error { return nil })
+		}
+		mustAppend(t, a, batch(1, 1, "a"), batch(2, 1, "a"))
+		if err := read(1); err != nil {
+			t.Fatal(err)
+		}
+		mustAppend(t, a, batch(3, 1, "a"))
+		for range 2 { // the second one finds nothing
+			if err := read(3); err != nil {
+				t.Fatal(err)
+			}
+		}
+		db := client(t, url)
+		mustExec(t, db, "DELETE FROM ferry_batch WHERE position = 3")
+		mustExec(t, db, "UPDATE ferry_journal SET head = 2")
+		mustAppend(t, mustOpen(t, url, sqldb.Options{}), batch(3, 2, "b"), batch(4, 2, "b"))
+		if err := read(4); err == nil || !strings.Contains(err.Error(), "has lost batches") {
+			t.Errorf("got %v", err)
+		}
+		if got := contents(t, follower); len(got) != 4 {
+			t.Errorf("from the beginning it reads %d batches, want 4", len(got))
+		}
+	})
+}
+
 // TestDropOfManyRows drops a segment that takes several transactions, and finishes
 // what a process that died left of another.
 func TestDropOfManyRows(t *testing.T) {

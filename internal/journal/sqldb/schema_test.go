@@ -3,10 +3,12 @@ package sqldb_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/dbtest"
 	"github.com/ferrymq/ferry/internal/journal"
@@ -152,8 +154,33 @@ func TestUserWithFewRights(t *testing.T) {
 
 		u.User = url.UserPassword(name, "wrong-password")
 		_, err = sqldb.Open(t.Context(), u.String(), sqldb.Options{Lease: lease})
-		if err == nil || strings.Contains(err.Error(), "wrong-password") || sqldb.IsTemporary(err) {
+		if err == nil || strings.Contains(err.Error(), "wrong-password") || sqldb.IsTemporary(err) ||
+			!strings.HasSuffix(err.Error(), "the user or the password is wrong") {
 			t.Errorf("with a wrong password: %v", err)
+		}
+	})
+}
+
+// TestNoDatabase is of URLs that lead nowhere.
+func TestNoDatabase(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, rawURL string) {
+		u, err := url.Parse(rawURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Path = "/nowhere"
+		refused(t, u.String(), `the database "nowhere" does not exist; create it`)
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Host = ln.Addr().String()
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, err = sqldb.Open(t.Context(), u.String(), sqldb.Options{Lease: 10 * time.Millisecond})
+		if err == nil || !sqldb.IsTemporary(err) || !strings.Contains(err.Error(), "refused") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("nobody listens: %v", err)
 		}
 	})
 }

@@ -30,6 +30,14 @@
 // only after a further commit behind it: not every database has on its disk what
 // it shows.
 //
+// # What was read and is not there any more
+//
+// A database that crashes or fails over may lose what it has shown but not
+// confirmed. Its writer appends it again, or it never was; but who follows has taken
+// it in. Therefore a replay that goes on where the last one ended looks at that batch
+// once more, and fails if another writer's is in its place: what was made of the log
+// then is of no use any more.
+//
 // # Limits
 //
 // The connection must be to the server itself, or by a proxy that keeps a session:
@@ -56,8 +64,11 @@ import (
 const (
 	DefaultLease = 5 * time.Second
 
-	// inFlight is one append under way and one that waits for its turn.
-	inFlight = 2
+	// inFlight is one: a database works on the batches of one connection one after
+	// the other. Measured by a broker's publishes, two made batches smaller, not more.
+	inFlight = 1
+	// queued is how many appends may wait for their done functions.
+	queued = 4
 
 	closeWait = 2 * time.Second // how long Close tries to find out the outcome of appends
 
@@ -110,6 +121,7 @@ type Journal struct {
 	epoch    uint64
 	acked    uint64 // the last position that was confirmed
 	head     uint64 // the highest that the tail was moved to
+	visited  link   // the last batch of the last replay
 	users    int    // calls under way that Close waits for, and the poller
 	follower int
 	polling  bool
@@ -150,7 +162,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Journal, error) {
 		name:   defaultName,
 		shown:  Redact(rawURL),
 		writer: make([]byte, 16),
-		room:   make(chan struct{}, inFlight),
+		room:   make(chan struct{}, queued),
 	}
 	if t.journal != "" {
 		j.name = t.journal
@@ -181,7 +193,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Journal, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open journal %q in %s: %w", j.name, j.shown, inOneLine(err)), pool.Close())
+		return nil, errors.Join(fmt.Errorf("open journal %q in %s: %w", j.name, j.shown, explain(err, t)), pool.Close())
 	}
 	j.life, j.end = context.WithCancelCause(context.Background())
 	j.appends, j.giveUp = context.WithCancelCause(context.Background())
@@ -240,6 +252,12 @@ func (j *Journal) findJournal(ctx context.Context) error {
 			return fmt.Errorf("make the journal: %w", err)
 		}
 	}
+}
+
+// A link is who wrote a batch, to see whether another one is in its place later.
+type link struct {
+	position uint64
+	writer   string
 }
 
 // A state is the row of a journal.
@@ -357,8 +375,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // retry calls try until it succeeds, fails for good, or ctx or the journal ends;
-// for at most the given time, 0 without limit. What try may not interrupt it is
-// given no context for.
+// for at most the given time, 0 without limit.
 func (j *Journal) retry(ctx context.Context, what string, limit time.Duration, try func(ctx context.Context) error) error {
 	if err := j.enter(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)

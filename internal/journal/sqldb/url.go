@@ -20,7 +20,7 @@ const (
 	defaultName        = "ferry"
 	maxName            = 128 // characters of a journal's name, as ferry_journal has it
 	defaultConnections = 5
-	minConnections     = 2 // one to append, one to read
+	minConnections     = 3 // one to append, one to read, one to read what is found missing then
 )
 
 // A target is what a URL names. One of pg and my is set.
