@@ -48,14 +48,15 @@ func TestConnectionStaysAfterANewline(t *testing.T) {
 		original("S", "q", "") + "\n\n")
 	p.expect(originalReply("P", "q", ""))
 	p.expect(originalReply("P", "q", ""))
-	p.expect(originalReply("L", "q", "2") + originalReply("S", "q", "MQ=="))
+	p.expect(originalReply("L", "q", "2"))
+	p.expect(originalReply("S", "q", "MQ=="))
 	p.nc.Close()
 
 	p = f.connect()
 	p.line(`{"operation":"S","queue":"q"}`)
 	p.expect(originalReply("S", "q", "Mg=="))
 	p.write(`{"operation":"L","queue":"q"}`)
-	if got, want := p.all(), originalReply("L", "q", "0"); got != want {
+	if got, want := p.all(), originalReply("L", "q", "0")+"\n"; got != want {
 		t.Errorf("got %q, want %q and the end", got, want)
 	}
 }
@@ -65,30 +66,13 @@ func TestConnectionStaysAfterANewline(t *testing.T) {
 func TestNewlineMayComeLate(t *testing.T) {
 	f := newFixture(t)
 	p := f.connect()
-	for i := range 3 {
+	for range 3 {
 		p.write(`{"operation":"L","queue":"q"}`)
-		text := make([]byte, len(originalReply("L", "q", "0")))
-		if _, err := p.in.Read(text[:1]); err != nil { // the reply does not wait for the newline
-			t.Fatalf("%d: %v", i, err)
-		}
-		if _, err := readFull(p, text[1:]); err != nil {
-			t.Fatal(err)
-		}
+		p.expect(originalReply("L", "q", "0")) // it does not wait for the newline
 		p.write("\n")
 	}
 	p.line(`{"operation":"S","queue":"q"}`)
 	p.expect(originalReply("S", "q", ""))
-}
-
-func readFull(p *testPeer, b []byte) (int, error) {
-	for i := range b {
-		c, err := p.in.ReadByte()
-		if err != nil {
-			return i, err
-		}
-		b[i] = c
-	}
-	return len(b), nil
 }
 
 func TestMessagesKeepTheirOrderAndTheirBytes(t *testing.T) {
@@ -124,6 +108,21 @@ func TestMessagesKeepTheirOrderAndTheirBytes(t *testing.T) {
 		}
 	}
 	p.expect(originalReply("S", "q", ""))
+}
+
+// Wherever the network cuts it, a request is the same.
+func TestRequestsInPieces(t *testing.T) {
+	f := newFixture(t)
+	request := original("P", "q", b64("hello")) + "\n" + `{"operation":"S","queue":"q"}` + "\n"
+	for _, size := range []int{1, 7, 64, len(request) - 1} {
+		p := f.dial()
+		for rest := request; rest != ""; rest = rest[min(size, len(rest)):] {
+			p.write(rest[:min(size, len(rest))])
+		}
+		p.expect(originalReply("P", "q", ""))
+		p.expect(originalReply("S", "q", b64("hello")))
+		p.nc.Close()
+	}
 }
 
 // Requests that come together are answered together, whatever they are.

@@ -25,13 +25,13 @@ const (
 	// trailingTimeout is how long a newline may be behind its object, on a
 	// connection that has had one.
 	trailingTimeout = 250 * time.Millisecond
-	// splitTimeout is that of any other connection, if what came has certainSize
-	// bytes and more, so that it may have come in several pieces.
+	// splitTimeout is that of any other connection, if the request came in several
+	// pieces, or may have: it has more bytes than come in one.
 	splitTimeout = 2 * time.Millisecond
-	// certainSize is what comes in one piece for certain: netserve takes the first
-	// bytes of a TLS record so, and every TCP segment has room for more (RFC 9293
-	// §3.7.1).
-	certainSize = 512 // bytes
+	// Up to wholeSize bytes come in one piece: a TCP segment over IPv6 has room for so
+	// many (RFC 8200 §5, and its headers), and hardly any over IPv4 has less. Of a TLS
+	// record netserve takes less than wholeSizeTLS at first.
+	wholeSize, wholeSizeTLS = 1200, 512
 
 	// preAuthRequest is the most that a request may have before it is known whom it
 	// is from, bytes: what netserve buffers of such a peer.
@@ -49,6 +49,7 @@ type conn struct {
 
 	scan   gmqwire.Scanner
 	stream bool // a request ended with a newline
+	pieces bool // a part of the request at hand came alone
 	timed  bool // partTimeout runs
 
 	user, token, password string // who has authenticated, and with what
@@ -194,6 +195,7 @@ func (c *conn) requests(b []byte) (used int, open bool, err error) {
 			return used, false, err
 		}
 		if n == 0 {
+			c.pieces = true
 			return used, false, nil
 		}
 		end, next := behind(rest, n)
@@ -209,6 +211,7 @@ func (c *conn) requests(b []byte) (used int, open bool, err error) {
 		if next == nothing {
 			return used, true, nil
 		}
+		c.pieces = false
 		if c.full() {
 			if err := c.answer(); err != nil {
 				return used, false, err
@@ -252,12 +255,17 @@ func behind(b []byte, n int) (end int, what uint8) {
 // in whose place nothing came, and was answered. See the package's comment.
 func (c *conn) awaitMore(size int) error {
 	timeout := splitTimeout
+	whole := wholeSize
+	if c.nc.TLS() != nil {
+		whole = wholeSizeTLS
+	}
 	switch {
 	case c.stream:
 		timeout = trailingTimeout
-	case size < certainSize:
+	case size < whole && !c.pieces:
 		return errAnswered
 	}
+	c.pieces = false
 	in := &c.nc.In
 	c.timePart(false)
 	in.SetDeadline(time.Now().Add(timeout))
@@ -276,9 +284,13 @@ func (c *conn) awaitMore(size int) error {
 		end, next := behind(b, 0)
 		switch next {
 		case newline:
-			c.stream = true
 			in.Discard(end)
-			return nil
+			if c.stream {
+				return nil
+			}
+			c.stream = true
+			c.nc.Out.SetBuf(append(c.nc.Out.Buf(), '\n')) // which the reply did not have
+			return c.nc.Out.Flush()
 		case another:
 			return nil
 		case garbage:

@@ -23,10 +23,13 @@
 // So a request with nothing behind it gets its reply, and the end of the
 // connection with it. TCP may cut what was written in one piece between the object
 // and its newline; then the newline is at most a moment behind. So where that is
-// possible, because what came is too large to have come in one piece for certain,
-// the server waits for splitTimeout before it closes; and for trailingTimeout on a
-// connection that has had a newline before. What GMQ's client sends is mostly
-// small, and is not held up at all.
+// possible, because the request came in pieces or is too large to have come in one
+// for certain, the server waits for splitTimeout before it closes; and for
+// trailingTimeout on a connection that has had a newline before. What GMQ's client
+// sends is mostly small, and is not held up at all.
+//
+// From the first newline on replies end with one. The reply to a request whose
+// newline came late has gone without it: it follows.
 //
 // # Before it is known who asks
 //

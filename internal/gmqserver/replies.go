@@ -23,7 +23,7 @@ const (
 // An answer is a reply that is not written yet.
 type answer struct {
 	reply    gmqwire.Reply
-	line     bool   // the request ended with a newline, so the reply does
+	line     bool   // the reply ends with a newline, as the requests do
 	settle   uint64 // the delivery that is settled when the reply was written; 0: none
 	returned []byte // the message, which no queue took
 	repeated bool   // and was published once more

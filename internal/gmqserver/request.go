@@ -57,7 +57,7 @@ func isMistyped(err error) bool {
 func (c *conn) reply(e ending) answer {
 	return answer{
 		reply: gmqwire.Reply{Operation: c.req.Operation, Queue: c.req.Queue, Confirmed: true},
-		line:  e.next == newline,
+		line:  c.stream,
 	}
 }
 

@@ -181,7 +181,7 @@ func TestEndComesPromptly(t *testing.T) {
 			payload int
 			want    time.Duration
 		}{
-			{false, 8, 0}, {false, 800, splitTimeout}, {true, 8, trailingTimeout},
+			{false, 8, 0}, {false, wholeSize, splitTimeout}, {true, 8, trailingTimeout},
 		} {
 			p := dial()
 			if c.first {
