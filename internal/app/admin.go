@@ -33,7 +33,7 @@ type Node struct {
 	Role      string            `json:"role"` // "live", "standby", "starting", "stopping"; "lost": it has told nothing of itself for a lease
 	Epoch     uint64            `json:"epoch"`
 	Position  uint64            `json:"position"`  // up to which it has taken the log in
-	Lag       uint64            `json:"lag"`       // batches of the log that it has not taken in, as far as the one who tells knows
+	Lag       uint64            `json:"lag"`       // batches of the log that it had not taken in when it told of itself last
 	SilentMS  int64             `json:"silent_ms"` // since it told of itself
 	Started   time.Time         `json:"started"`
 	Addresses map[string]string `json:"addresses"` // by protocol
@@ -76,11 +76,15 @@ func (a *admin) nodes(w http.ResponseWriter, r *http.Request) {
 		head = max(head, n.Position)
 	}
 	for _, n := range nodes {
-		if n.Silent > a.lease {
+		lag := head - n.Position
+		switch {
+		case n.Silent > a.lease:
 			n.Role = roleLost
+		case n.Role == roleLive:
+			lag = 0 // it writes the log: what it told is a moment old
 		}
 		told.Nodes = append(told.Nodes, Node{
-			Name: n.Name, Role: n.Role, Epoch: n.Epoch, Position: n.Position, Lag: head - n.Position,
+			Name: n.Name, Role: n.Role, Epoch: n.Epoch, Position: n.Position, Lag: lag,
 			SilentMS: n.Silent.Milliseconds(), Started: n.Started, Addresses: n.Addresses,
 		})
 	}
