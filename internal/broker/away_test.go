@@ -55,7 +55,7 @@ func TestMessagesThatAnotherOwnerDroppedAreNotDamaged(t *testing.T) {
 		a, c := s.cold(50, func(c *Config) { c.SegmentBytes = 8 << 10 })
 		head, _ := a.j.Head(t.Context())
 		other := s.log.open()
-		defer other.Close() //nolint:errcheck // it does not fail
+		defer other.Close()
 		done := make(chan error, 1)
 		other.Append(journal.Batch{Position: head + 1, Epoch: 2, Segment: 1000, Head: ownerRecord("b")}, func(err error) { done <- err })
 		if err := <-done; err != nil {

@@ -129,7 +129,10 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	b.log.begin(info.Head, info.Epoch+1, info.Segment, info.Checkpoint)
 	b.log.ownerLocked()
 	b.log.wake <- struct{}{}
-	return b, b.serve(ctx)
+	if err := b.serve(ctx); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // newBroker makes a broker that is empty and not started.

@@ -48,7 +48,7 @@ func (b *Broker) cleanLoop() {
 		switch {
 		case err == nil:
 			away = false
-		case errors.Is(err, errClosing) || b.Err() != nil:
+		case errors.Is(err, errClosing) || b.Err() != nil || b.reading.Err() != nil:
 			return
 		case !b.passing(err):
 			b.fail(fmt.Errorf("clean the journal: %w", err))

@@ -70,7 +70,7 @@ func stateOf(b *Broker) string {
 // replayed is the state that somebody arrives at who reads the log now.
 func (s *site) replayed(change func(*Config)) string {
 	j := s.log.open()
-	defer j.Close() //nolint:errcheck // it does not fail
+	defer j.Close()
 	cfg := Config{Journal: j, Lease: testLease}
 	change(&cfg)
 	b := newBroker(cfg)

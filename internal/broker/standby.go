@@ -376,6 +376,12 @@ func (f *follower) takeOver(ctx context.Context, why string) (*Broker, error) {
 		f.since = time.Time{}
 		return nil, fmt.Errorf("list the journal's segments: %w", err)
 	}
+	// What is not listed is gone; but that is to be judged by what the log says up
+	// to then.
+	if now, err := f.j.Head(ctx); err != nil || now != f.head {
+		f.since = time.Time{}
+		return nil, err
+	}
 	r.finish(segments)
 	position, epoch := f.head+1, max(r.epoch, f.j.Info().Epoch)+1
 	batch := journal.Batch{

@@ -110,9 +110,10 @@ func (n *siteNode) client() *client {
 	return &client{t: n.t, Session: s, ch: s.OpenChannel(1)}
 }
 
-// closed fails unless all that a session still tells is that it is forced to end.
+// ended fails unless all that a session still tells is that it is forced to end.
 func (c *client) ended() {
 	c.t.Helper()
+	synctest.Wait() // whoever found out tells the sessions
 	events := c.Take(nil)
 	if len(events) != 1 || events[0].Kind != EventClosed || events[0].Err.Kind != Forced {
 		c.t.Fatalf("told %+v, want the end of the connection alone", events)
@@ -346,7 +347,7 @@ func TestSupersededOwnerConfirmsNothing(t *testing.T) {
 		c.queue("q", true)
 		synctest.Wait()
 		other := s.log.open()
-		defer other.Close() //nolint:errcheck // it does not fail
+		defer other.Close()
 		a.j.latency = 10 * time.Millisecond
 		for i := range 5 {
 			c.publish("", "q", fmt.Sprint(i), true)

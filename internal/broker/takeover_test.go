@@ -113,7 +113,7 @@ func BenchmarkTakeOver(b *testing.B) {
 	head := ownerRecord("a")
 	head = append(append(head, recQueue), (&Queue{v: &VHost{name: "/"}, name: "q", num: 1, spec: QueueSpec{Name: "q", Durable: true}}).record()...)
 	first := log.open()
-	defer first.Close() //nolint:errcheck // it does not fail
+	defer first.Close()
 	done := make(chan error, 1)
 	pos, seq := uint64(0), uint64(0)
 	add := func(epoch uint64, head []byte, body []byte) {
