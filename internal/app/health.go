@@ -97,9 +97,9 @@ type readiness struct {
 	Owner      string `json:"owner,omitempty"` // the node that is live, if it is another
 	Position   uint64 `json:"position"`
 	Head       uint64 `json:"head"`
-	Lag        uint64 `json:"lag"`                  // batches
-	SilentMS   int64  `json:"silent_ms"`            // for how long a standby has not seen the log move
-	Store      string `json:"store,omitempty"`      //
+	Lag        uint64 `json:"lag"`       // batches
+	SilentMS   int64  `json:"silent_ms"` // for how long a standby has not seen the log move
+	Store      string `json:"store,omitempty"`
 	Durability string `json:"durability,omitempty"` // what a confirmed message survives
 	Blocked    string `json:"blocked,omitempty"`    // why publishers are blocked
 }
