@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -419,12 +421,20 @@ func TestDirectReplyToErrors(t *testing.T) {
 }
 
 func TestAlarmsHaveHysteresis(t *testing.T) {
-	memory, disk := int64(0), int64(1000)
-	w := newWorld(t, func(c *Config) { c.Alarms.Every = time.Hour })
-	a := &w.b.cfg.Alarms
-	// The loop has looked once, and will not again.
-	a.Memory = func() (int64, int64) { return memory, 100 }
-	a.Disk = func() (int64, int64) { return disk, 100 }
+	var memory, disk, limit atomic.Int64
+	looked := make(chan struct{})
+	var once sync.Once
+	w := newWorld(t, func(c *Config) {
+		c.Alarms.Every = time.Hour
+		c.Alarms.Memory = func() (int64, int64) { return memory.Load(), limit.Load() }
+		c.Alarms.Disk = func() (int64, int64) {
+			free, least := disk.Load(), limit.Load()
+			once.Do(func() { close(looked) })
+			return free, least
+		}
+	})
+	<-looked // and, as there were no limits, the loop will not look again
+	limit.Store(100)
 	for _, x := range []struct {
 		memory, disk int64
 		want         string
@@ -437,7 +447,8 @@ func TestAlarmsHaveHysteresis(t *testing.T) {
 		{90, 109, "low on disk"},
 		{100, 110, ""},
 	} {
-		memory, disk = x.memory, x.disk
+		memory.Store(x.memory)
+		disk.Store(x.disk)
 		w.b.checkAlarms()
 		if got := w.b.Blocked(); got != x.want {
 			t.Errorf("memory %d, disk %d: %q, want %q", x.memory, x.disk, got, x.want)
