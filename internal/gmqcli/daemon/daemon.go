@@ -34,6 +34,9 @@ const defaultFile = "/etc/gmq/gmq.json"
 // wait for it.
 const readyText = "Server startup complete"
 
+// standbyText is printed when another server with the same database serves.
+const standbyText = "Standby"
+
 // logPrefix begins each line of the log, as in GMQ.
 const logPrefix = "[GMQ Server] "
 
@@ -123,7 +126,8 @@ func Run(ctx context.Context, sys System) int {
 	for _, note := range notes {
 		logger.Print(note)
 	}
-	if err := app.Run(ctx, cfg, announce(logger, to, sys.Stdout)); err != nil {
+	told := app.Told{Ready: announce(readyText, logger, to, sys.Stdout), Standby: announce(standbyText, logger, to, sys.Stdout)}
+	if err := app.RunTelling(ctx, cfg, told); err != nil {
 		fatal.Printf("Server stopped: %v", err)
 		return exitFailed
 	}
@@ -183,16 +187,18 @@ func openLog(name string, stdout io.Writer, fatal *log.Logger) (to io.Writer, cl
 	return f, func() { _ = f.Close() }
 }
 
-// announce says that clients are served, in the log and on standard output.
-func announce(logger *log.Logger, to, stdout io.Writer) func([]app.Address) {
+// announce returns what says how the server stands, and its listeners, in the log
+// and on standard output.
+func announce(how string, logger *log.Logger, to, stdout io.Writer) func([]app.Address) {
 	return func(addresses []app.Address) {
 		var parts []string
 		for _, a := range addresses {
 			parts = append(parts, a.Name+" "+a.Addr)
 		}
-		logger.Printf("%s: %s", readyText, strings.Join(parts, ", "))
+		line := strings.TrimSpace(how + ": " + strings.Join(parts, ", "))
+		logger.Print(line)
 		if to != stdout {
-			fmt.Fprintf(stdout, "%s: %s\n", readyText, strings.Join(parts, ", "))
+			fmt.Fprintln(stdout, line)
 		}
 	}
 }

@@ -53,45 +53,64 @@ func (o *output) String() string {
 
 // running is a server that runs in the test's process.
 type running struct {
-	addr string
-	out  *output
-	stop func()
+	addr  string
+	out   *output
+	ended chan struct{}
+	stop  func()
 }
 
-// start runs gmqserver with a configuration until the test ends or stop is called.
+// start runs gmqserver with a configuration until the test ends or stop is called,
+// and waits until it serves.
 func start(t *testing.T, config string, flags ...string) *running {
 	t.Helper()
+	r := begin(t, config, flags...)
+	_, port, err := net.SplitHostPort(r.await(t, readyText, " gmq "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = net.JoinHostPort("localhost", port)
+	return r
+}
+
+// begin is start without waiting.
+func begin(t *testing.T, config string, flags ...string) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	out := &output{wrote: make(chan struct{}, 1)}
-	done := make(chan int, 1)
+	r := &running{out: &output{wrote: make(chan struct{}, 1)}, ended: make(chan struct{})}
+	code := exitDone
 	go func() {
-		done <- Run(ctx, System{Args: append([]string{"-f", write(t, config)}, flags...), Stdout: out, Stderr: out})
+		defer close(r.ended)
+		code = Run(ctx, System{Args: append([]string{"-f", write(t, config)}, flags...), Stdout: r.out, Stderr: r.out})
 	}()
-	r := &running{out: out, stop: sync.OnceFunc(func() {
+	r.stop = sync.OnceFunc(func() {
 		cancel()
-		if code := <-done; code != exitDone {
-			t.Errorf("gmqserver ended with %d:\n%s", code, out)
+		<-r.ended
+		if code != exitDone {
+			t.Errorf("gmqserver ended with %d:\n%s", code, r.out)
 		}
-	})}
+	})
 	t.Cleanup(r.stop)
+	return r
+}
+
+// await waits for a line that a server prints, and returns what is behind before in
+// it, up to a comma.
+func (r *running) await(t *testing.T, line, before string) string {
+	t.Helper()
 	over := time.After(patience)
 	for {
-		_, ready, _ := strings.Cut(out.String(), readyText)
-		if _, rest, ok := strings.Cut(ready, " gmq "); ok && strings.Contains(rest, "\n") {
-			_, port, err := net.SplitHostPort(rest[:strings.IndexAny(rest, "\n,")])
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.addr = net.JoinHostPort("localhost", port)
-			return r
+		_, rest, _ := strings.Cut(r.out.String(), line)
+		if text, _, whole := strings.Cut(rest, "\n"); whole {
+			_, text, _ = strings.Cut(text, before)
+			text, _, _ = strings.Cut(text, ",")
+			return text
 		}
 		select {
-		case <-out.wrote:
-		case code := <-done:
-			done <- code
-			t.Fatalf("gmqserver ended with %d:\n%s", code, out)
+		case <-r.out.wrote:
+		case <-r.ended:
+			t.Fatalf("gmqserver has ended:\n%s", r.out)
 		case <-over:
-			t.Fatalf("gmqserver is not ready:\n%s", out)
+			t.Fatalf("gmqserver does not say %q:\n%s", line, r.out)
 		}
 	}
 }
@@ -308,5 +327,24 @@ func TestOtherListeners(t *testing.T) {
 	s := start(t, `{"network":{"port":0,"interface":"127.0.0.1"},"queue":{"queue_type":1,`+limits+`}}`, "-amqp", "127.0.0.1:0", "-http", "127.0.0.1:0")
 	if text := s.out.String(); !strings.Contains(text, "http 127.0.0.1:") || !strings.Contains(text, "amqp 127.0.0.1:") {
 		t.Errorf("%s", text)
+	}
+}
+
+// Two servers with one database: one serves, the other stands by, and takes over
+// with all messages when the first ends.
+func TestServersWithOneDatabase(t *testing.T) {
+	config := fmt.Sprintf(`{"network":{"port":"0","interface":"127.0.0.1"},"queue":{"queue_type":2,"max_queue_number":32,"max_message_length":4096,"max_queue_capacity":4096},`+
+		`"database":{"vendor":"postgres","dsn":%q}}`, dbtest.Postgres(t))
+	live := start(t, config)
+	say(t, "-s", live.addr, "-q", "q", "-a", "P", "-m", "aGVsbG8=")
+	other := begin(t, config)
+	other.await(t, standbyText+":", "")
+	live.stop()
+	_, port, err := net.SplitHostPort(other.await(t, readyText, " gmq "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := say(t, "-s", "localhost:"+port, "-q", "q", "-a", "S"); got != "aGVsbG8=" {
+		t.Errorf("got %q", got)
 	}
 }
