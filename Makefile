@@ -64,7 +64,7 @@ bench: setup ## measure beside RabbitMQ, and print the table
 
 # Crashes and damage at every place and not at some, random histories for longer,
 # more and longer loads. The tables that show it are in the output.
-CRASHES    := Crash|PowerCut|Killed|Flipped|Damage|Fail|Partial|NoSpace
+CRASHES    := Crash|PowerCut|Killed|Paused|Lost|Without|Flipped|Damage|Fail|Partial|NoSpace
 CHAOSFLAGS ?= -race -count=1 -timeout 3h -v
 .PHONY: chaos
 chaos: export FERRY_LONG = 1
