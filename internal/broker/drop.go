@@ -61,7 +61,7 @@ func (b *Broker) dropDead() error {
 // lasts: its medium is somewhere else, and may be out of reach for a while.
 func (b *Broker) passing(err error) bool {
 	var corrupt *journal.CorruptError
-	return b.lease != nil && !b.lost(err) && !errors.As(err, &corrupt) &&
+	return b.lease != nil && !b.lost(err) && !errors.As(err, &corrupt) && !incurable(err) &&
 		!errors.Is(err, journal.ErrDropped) && !errors.Is(err, journal.ErrClosed) && !errors.Is(err, errRecord)
 }
 

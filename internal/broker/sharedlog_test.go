@@ -47,6 +47,7 @@ type sharedJournal struct {
 	replies bool          // only replies are lost: appends are carried out
 	owner   bool          // an append succeeded
 	failed  error
+	broken  error // what reads end with, if it is not nil
 	shut    bool
 }
 
@@ -92,6 +93,13 @@ func (j *sharedJournal) mend() {
 	j.away, j.replies = nil, false
 }
 
+// breakWith lets all reads fail from here on.
+func (j *sharedJournal) breakWith(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.broken = err
+}
+
 // connected waits for the connection, or with back for its way back.
 func (j *sharedJournal) connected(back bool) error {
 	j.mu.Lock()
@@ -117,6 +125,8 @@ func (j *sharedJournal) reach() error {
 	switch {
 	case j.shut:
 		return journal.ErrClosed
+	case j.broken != nil:
+		return j.broken
 	case j.away != nil:
 		return errAway
 	}

@@ -196,7 +196,14 @@ type follower struct {
 // final tells whether an error ends the following.
 func (f *follower) final(err error) bool {
 	var corrupt *journal.CorruptError
-	return f.fault != nil || errors.As(err, &corrupt) || errors.Is(err, journal.ErrClosed) || errors.Is(err, journal.ErrFenced)
+	return f.fault != nil || errors.As(err, &corrupt) || errors.Is(err, journal.ErrClosed) || errors.Is(err, journal.ErrFenced) || incurable(err)
+}
+
+// incurable tells whether a journal says of its error that trying again does not
+// help, by a method Final.
+func incurable(err error) bool {
+	var e interface{ Final() bool }
+	return errors.As(err, &e) && e.Final()
 }
 
 // step looks at the journal once, takes in what is new, and takes over if that is
@@ -207,6 +214,12 @@ func (f *follower) step(ctx context.Context) (*Broker, error) {
 	if err != nil {
 		f.since = time.Time{}
 		return nil, fmt.Errorf("ask where the journal ends: %w", err)
+	}
+	if head < f.head {
+		// A database was set back. What was read and is gone may be in the state
+		// that is kept here.
+		f.fault = fmt.Errorf("the journal ends at position %d, and was seen to end at %d: its medium has lost batches", head, f.head)
+		return nil, f.fault
 	}
 	if f.since.IsZero() || head != f.head {
 		f.head, f.since = head, time.Now()

@@ -416,6 +416,45 @@ func TestStandbyEndsWithItsContextAndItsJournal(t *testing.T) {
 	})
 }
 
+// What a standby has read and is gone from the medium is not to be served.
+func TestStandbyEndsWhenTheMediumHasLostBatches(t *testing.T) {
+	inSite(t, func(t *testing.T, s *site) {
+		a := s.node("a")
+		a.up(time.Second)
+		b := s.node("b")
+		time.Sleep(testLease)
+		a.kill()
+		synctest.Wait()
+		s.log.mu.Lock()
+		s.log.head--
+		s.log.batches = s.log.batches[:len(s.log.batches)-1]
+		s.log.mu.Unlock()
+		<-b.done
+		if b.err == nil || !strings.Contains(b.err.Error(), "lost") {
+			t.Errorf("await: %v", b.err)
+		}
+	})
+}
+
+type finalErr struct{ error }
+
+func (finalErr) Final() bool { return true }
+
+func TestStandbyEndsWithAnErrorThatIsFinal(t *testing.T) {
+	inSite(t, func(t *testing.T, s *site) {
+		a := s.node("a")
+		a.up(time.Second)
+		b := s.node("b")
+		time.Sleep(testLease)
+		b.j.breakWith(fmt.Errorf("read: %w", finalErr{errors.New("the table is not what it was")}))
+		<-b.done
+		if !errors.As(b.err, new(finalErr)) {
+			t.Errorf("await: %v", b.err)
+		}
+		a.stop()
+	})
+}
+
 // An owner that has nothing to do keeps its lease for as long as it lives, and the
 // journal does not grow by it.
 func TestIdleOwnerKeepsTheLeaseAndTheJournalSmall(t *testing.T) {
