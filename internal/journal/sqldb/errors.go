@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -57,7 +58,8 @@ const (
 // full or has too many clients. A wrong password, a missing privilege and the
 // like are not temporary.
 func IsTemporary(err error) bool {
-	return err != nil && !errors.Is(err, context.Canceled) && temporary(err) && !loginRefused(err)
+	var certificate *tls.CertificateVerificationError
+	return err != nil && !errors.Is(err, context.Canceled) && !errors.As(err, &certificate) && temporary(err) && !loginRefused(err)
 }
 
 // temporary tells whether an error of the database or of the way to it may go
@@ -147,8 +149,10 @@ func explain(err error, t target) error {
 	switch {
 	case pgCode(err) == pgNoDatabase, myNumber(err) == myNoDatabase:
 		return finalf("the database %q does not exist; create it, or name another one in the URL", t.database)
-	case pgCode(err) == pgWrongPassword, myNumber(err) == myLoginDenied:
+	case pgCode(err) == pgWrongPassword:
 		return finalf("the server does not let the user %q in: the user or the password is wrong", user)
+	case myNumber(err) == myLoginDenied:
+		return finalf("the server does not let the user %q in: the user or the password is wrong, or it may not come from here, or only with tls=true", user)
 	}
 	// Each address is tried with TLS and without: the server's own words are in one.
 	var pg *pgconn.PgError

@@ -113,6 +113,8 @@ func stopWriter(t *testing.T, url string, n int) {
 	name := fmt.Sprintf("stopped after %d", n)
 	w := newWire(t, url)
 	a := mustOpen(t, w.url, sqldb.Options{Name: name})
+	defer w.cut() // there may be hundreds of these
+	defer func() { _ = a.Close() }()
 	mustAppend(t, a, batch(1, 1, "a"))
 	hit := w.stopAfter(n)
 	outcome := start(a, batch(2, 1, "a"))
@@ -120,6 +122,7 @@ func stopWriter(t *testing.T, url string, n int) {
 
 	var d diary
 	b := mustOpen(t, url, sqldb.Options{Name: name, Logger: d.logger()})
+	defer func() { _ = b.Close() }()
 	took := b.Info().Head // the batch may be there already
 	mustAppend(t, b, batch(took+1, 2, "b"), batch(took+2, 2, "b"))
 	if s := d.String(); s != "" {
