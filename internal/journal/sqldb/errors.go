@@ -19,6 +19,10 @@ type finalError struct{ err error }
 func (e *finalError) Error() string { return e.err.Error() }
 func (e *finalError) Unwrap() error { return e.err }
 
+// Final tells users of a journal, who see no more than an error, that the journal
+// must be opened anew, if it can be.
+func (e *finalError) Final() bool { return true }
+
 func finalf(format string, args ...any) error { return &finalError{fmt.Errorf(format, args...)} }
 
 // Numbers of errors of MySQL and MariaDB.
@@ -97,6 +101,12 @@ func temporary(err error) bool {
 	return true
 }
 
+// serverRefuses tells whether the server itself says what does not go away: a table
+// or a privilege is missing.
+func serverRefuses(err error) bool {
+	return !temporary(err) && (pgCode(err) != "" || myNumber(err) != 0)
+}
+
 // loginRefused tells whether the server does not let this user in. Who was in
 // before tries again: a password may be about to be changed on both sides.
 func loginRefused(err error) bool {
@@ -154,6 +164,9 @@ func explain(err error, t target) error {
 	case myNumber(err) == myLoginDenied:
 		return finalf("the server does not let the user %q in: the user or the password is wrong, or it may not come from here, or only with tls=true", user)
 	}
+	if refusesTLS(err, t) {
+		return finalf("the server speaks no TLS, which the URL asks for; configure it there, or write sslmode=disable (Postgres) or tls=false (MySQL)")
+	}
 	// Each address is tried with TLS and without: the server's own words are in one.
 	var pg *pgconn.PgError
 	var connect *pgconn.ConnectError
@@ -165,6 +178,23 @@ func explain(err error, t target) error {
 		return err
 	}
 	return inOneLine(err)
+}
+
+// refusesTLS tells whether the server, having been reached, has no TLS, and the URL
+// does not do without.
+func refusesTLS(err error, t target) bool {
+	if errors.Is(err, mysql.ErrNoTLS) {
+		return true
+	}
+	if t.pg == nil || t.pg.TLSConfig == nil || !strings.Contains(err.Error(), "server refused TLS connection") {
+		return false
+	}
+	for _, f := range t.pg.Fallbacks {
+		if f.TLSConfig == nil {
+			return false
+		}
+	}
+	return !strings.Contains(err.Error(), "dial error")
 }
 
 // A lineError is an error whose text is one line: pgx writes a line for each address

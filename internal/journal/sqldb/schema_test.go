@@ -2,6 +2,7 @@ package sqldb_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -161,6 +162,24 @@ func TestUserWithFewRights(t *testing.T) {
 	})
 }
 
+// TestTablesThatAreGone is of tables that somebody dropped: what reads or appends
+// then is told at once, and for good.
+func TestTablesThatAreGone(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, url string) {
+		j := mustOpen(t, url, sqldb.Options{})
+		mustAppend(t, j, batch(1, 1, "a"))
+		mustExec(t, client(t, url), "DROP TABLE ferry_journal")
+		_, err := j.Head(t.Context())
+		var final interface{ Final() bool }
+		if !errors.As(err, &final) || !final.Final() {
+			t.Errorf("head: got %v, want an error that is final", err)
+		}
+		if err := try(j, batch(2, 1, "a")); err == nil {
+			t.Error("an append succeeds")
+		}
+	})
+}
+
 // TestNoDatabase is of URLs that lead nowhere.
 func TestNoDatabase(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, rawURL string) {
@@ -168,6 +187,12 @@ func TestNoDatabase(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		noTLS := *u
+		noTLS.RawQuery = "sslmode=require"
+		if kindOf(rawURL) == "mysql" {
+			noTLS.RawQuery = "tls=true"
+		}
+		refused(t, noTLS.String(), "speaks no TLS")
 		u.Path = "/nowhere"
 		refused(t, u.String(), `the database "nowhere" does not exist; create it`)
 		ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -188,7 +188,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Journal, error) {
 	pool.SetConnMaxIdleTime(time.Minute)
 	began := time.Now()
 	for delay := backoffMin; ; delay = min(2*delay, backoffMax) {
-		if err = j.open(ctx); !IsTemporary(err) || time.Since(began) > o.Lease || !sleep(ctx, delay) {
+		if err = j.open(ctx); !IsTemporary(err) || refusesTLS(err, t) || time.Since(began) > o.Lease || !sleep(ctx, delay) {
 			break
 		}
 	}
@@ -395,6 +395,9 @@ func (j *Journal) retry(ctx context.Context, what string, limit time.Duration, t
 			return nil
 		}
 		if ctx.Err() == nil && (!temporary(err) || limit > 0 && time.Since(began) > limit) {
+			if serverRefuses(err) {
+				err = &finalError{err}
+			}
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		sleep(ctx, delay)

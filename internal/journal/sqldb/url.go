@@ -86,6 +86,9 @@ func parseURL(rawURL string) (target, error) {
 	if i := strings.IndexByte(parameters, '#'); i >= 0 || strings.Contains(address, "#") {
 		return target{}, fmt.Errorf("%s: a # in the URL must be written as %%23", Redact(rawURL))
 	}
+	if err := checkUser(address, parameters); err != nil {
+		return target{}, fmt.Errorf("%s: %w", Redact(rawURL), err)
+	}
 	values, err := url.ParseQuery(parameters)
 	if err != nil {
 		return target{}, fmt.Errorf("%s: the parameters after the ? are not well-formed; write %% as %%25, ; as %%3B", Redact(rawURL))
@@ -106,6 +109,21 @@ func parseURL(rawURL string) (target, error) {
 		return target{}, fmt.Errorf("%s: %w", Redact(rawURL), err)
 	}
 	return t, nil
+}
+
+// checkUser finds passwords that were not escaped. What is behind their special
+// characters would be taken for a host, and shown.
+func checkUser(address, parameters string) error {
+	_, rest, _ := strings.Cut(address, "://")
+	authority, path, _ := strings.Cut(rest, "/")
+	escape := errors.New("special characters in the user, the password or a parameter must be escaped: @ is %40, / is %2F, ? is %3F, : is %3A")
+	switch {
+	case strings.Count(authority, "@") > 1, strings.Contains(path, "@"):
+		return escape
+	case strings.Contains(authority, ":") && !strings.Contains(authority, "@") && strings.Contains(parameters, "@"):
+		return escape
+	}
+	return nil
 }
 
 // own takes the parameters that are Ferry's out of those of the driver.
