@@ -48,7 +48,7 @@ type load struct {
 type report struct {
 	Requests int     `json:"requests"`
 	PerS     float64 `json:"per_s"`
-	P50      float64 `json:"p50_ms"` // of one request, without others under way
+	P50      float64 `json:"p50_ms"` // from the write of a request to its answer
 	P99      float64 `json:"p99_ms"`
 }
 
@@ -146,17 +146,17 @@ func (l *load) oneConnection(ctx context.Context) (r report, err error) {
 	line := append(slices.Clone(l.request), '\n')
 	in := bufio.NewReaderSize(conn, 64<<10)
 	var took []time.Duration
+	var sent []time.Time // of what is under way
 	began := time.Now()
-	pending := 0
 	for time.Since(began) < l.lasting && ctx.Err() == nil {
-		at := time.Now()
-		_ = conn.SetDeadline(at.Add(answerWithin))
-		if pending <= l.window/2 {
-			n := l.window - pending
+		if len(sent) <= l.window/2 {
+			at := time.Now()
+			_ = conn.SetDeadline(at.Add(answerWithin))
+			n := l.window - len(sent)
 			if _, err := conn.Write(bytes.Repeat(line, n)); err != nil {
 				return r, err
 			}
-			pending += n
+			sent = append(sent, slices.Repeat([]time.Time{at}, n)...)
 		}
 		answer, err := in.ReadSlice('\n')
 		if err == nil {
@@ -165,8 +165,8 @@ func (l *load) oneConnection(ctx context.Context) (r report, err error) {
 		if err != nil {
 			return r, err
 		}
-		pending--
-		took = append(took, time.Since(at))
+		took = append(took, time.Since(sent[0]))
+		sent = sent[1:]
 	}
 	return measured(took, time.Since(began)), context.Cause(ctx)
 }
