@@ -275,13 +275,13 @@ func (j *Journal) hangUp() {
 // isDown notes that an append has to wait.
 func (j *Journal) isDown(err error) {
 	err = inOneLine(err)
+	j.mu.Lock()
+	j.waiting = fmt.Errorf("waiting for the database: %w", err)
+	j.mu.Unlock()
 	if j.down.IsZero() {
 		j.down = time.Now()
 		j.logger.Warn("appends wait for the database", "database", j.shown, "error", err)
 	}
-	j.mu.Lock()
-	j.waiting = fmt.Errorf("waiting for the database: %w", err)
-	j.mu.Unlock()
 }
 
 // up notes that an append went through.
