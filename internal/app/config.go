@@ -23,9 +23,11 @@ const (
 	DefaultUser  = "guest" // with the same password; from loopback only
 
 	// DefaultLease is how long a silent owner keeps a shared store, LeaseLeast the
-	// least that leaves time to write and to be read several times.
+	// least that leaves time to write and to be read several times, LeaseMost the
+	// most that anybody will wait for after a crash.
 	DefaultLease = 5 * time.Second
 	LeaseLeast   = time.Second
+	LeaseMost    = 10 * time.Minute
 )
 
 // What a standby does with clients: their listeners are closed, or connections are

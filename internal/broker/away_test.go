@@ -57,7 +57,7 @@ func TestMessagesThatAnotherOwnerDroppedAreNotDamaged(t *testing.T) {
 		other := s.log.open()
 		defer other.Close()
 		done := make(chan error, 1)
-		other.Append(journal.Batch{Position: head + 1, Epoch: 2, Segment: 1000, Head: ownerRecord("b")}, func(err error) { done <- err })
+		other.Append(journal.Batch{Position: head + 1, Epoch: 2, Segment: 1000, Head: ownerRecord(&Config{Node: "b"})}, func(err error) { done <- err })
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}

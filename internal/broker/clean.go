@@ -183,7 +183,7 @@ func (b *Broker) takeCheckpoint() error {
 		size += int64(1 + len(blob))
 	}
 	if b.cfg.Node != "" {
-		rec := ownerRecord(b.cfg.Node) // the first may be dropped with its segment
+		rec := ownerRecord(&b.cfg) // the first may be dropped with its segment
 		put(rec[0], rec[1:])
 	}
 	for _, v := range b.allVHosts() {

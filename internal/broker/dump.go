@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/message"
@@ -53,7 +54,8 @@ type RecordInfo struct {
 	Whole bool
 
 	// Of an owner.
-	Node string
+	Node  string
+	Lease time.Duration
 }
 
 // MessageRef names a message by its queue's number and its place there.
@@ -189,6 +191,7 @@ func (d *describer) record() (RecordInfo, error) {
 		r.IDs = slices.Collect(slices.Chunk(ids, len(dupID{})))
 	case recOwner:
 		r.Node = d.text()
+		r.Lease = time.Duration(min(d.num(), maxLeaseMillis)) * time.Millisecond
 	}
 	return r, d.err
 }

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/journal"
 	"github.com/ferrymq/ferry/internal/message"
@@ -101,7 +102,7 @@ var described = []struct {
 			Kind: "ids", VHost: "v", Name: "x", Key: "key", Whole: true, IDs: [][]byte{[]byte("0123456789abcdef"), []byte("ghijklmnopqrstuv")},
 		},
 	},
-	{texts(nums(recOwner), "node-a"), RecordInfo{Kind: "owner", Node: "node-a"}},
+	{append(texts(nums(recOwner), "node-a"), 0x88, 0x27), RecordInfo{Kind: "owner", Node: "node-a", Lease: 5 * time.Second}},
 	{nums(recHandover), RecordInfo{Kind: "handover"}},
 }
 

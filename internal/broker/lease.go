@@ -43,6 +43,10 @@ const (
 // what to clean, beside its bytes: a row, its place in the indexes, and its share
 // of the time of whoever replays it.
 
+// maxLeaseMillis is the longest lease that is believed of another, a day: a sanity
+// check.
+const maxLeaseMillis = 24 * 60 * 60 * 1000
+
 // ErrOwnership is why a broker fails, in Broker.Cause, when its messages have
 // become, or may have become, another's. They are all there: whoever owns them
 // now has them, and this process may become a standby.

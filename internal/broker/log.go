@@ -2,6 +2,7 @@ package broker
 
 import (
 	"cmp"
+	"encoding/binary"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -328,17 +329,17 @@ func (l *log) markLocked(kind recordKind) { l.recs = append(l.recs, record{kind:
 
 // ownerLocked says who owns the log.
 func (l *log) ownerLocked() {
-	rec := ownerRecord(l.b.cfg.Node)
+	rec := ownerRecord(&l.b.cfg)
 	l.blobLocked(rec[0], rec[1:])
 }
 
 // ownerRecord is what a new owner writes first. A node without a name says as much
 // as one could before they had names.
-func ownerRecord(node string) []byte {
-	if node == "" {
+func ownerRecord(cfg *Config) []byte {
+	if cfg.Node == "" {
 		return []byte{recEpoch}
 	}
-	return appendText([]byte{recOwner}, node)
+	return binary.AppendUvarint(appendText([]byte{recOwner}, cfg.Node), uint64(cfg.Lease.Milliseconds()))
 }
 
 // blobLocked appends a record that is encoded already.

@@ -46,8 +46,9 @@ import (
 //	                                         published there, as hashes, the oldest
 //	                                         first: 0, more, in the batch of the
 //	                                         messages; 1, all, in a checkpoint
-//	owner      node                          a new owner begins, and what its name is;
-//	                                         or it is said again, in a checkpoint
+//	owner      node, lease                   a new owner begins, what its name is, and for
+//	                                         how many milliseconds it may be silent; or it
+//	                                         is said again, in a checkpoint
 //	handover                                 the owner has ended, and writes nothing
 //	                                         more: another may begin at once
 type recordKind = uint8

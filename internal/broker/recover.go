@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/journal"
 )
@@ -33,9 +34,10 @@ type replayer struct {
 	// Of the last batch.
 	last    uint64 // its position
 	segment uint64
-	named   uint64 // the checkpoint that it names
-	handed  bool   // it ends with a handover
-	owner   string // of the last epoch, empty: it has no name, or it is not known
+	named   uint64        // the checkpoint that it names
+	handed  bool          // it ends with a handover
+	owner   string        // of the last epoch, empty: it has no name, or it is not known
+	lease   time.Duration // of that owner, 0: not known
 
 	// gap: batches were missing behind the checkpoint, the first of them behind
 	// the position before.
@@ -316,9 +318,10 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		}
 	case recNone, recHandover:
 	case recEpoch:
-		r.owner = ""
+		r.owner, r.lease = "", 0
 	case recOwner:
 		r.owner = rd.text()
+		r.lease = time.Duration(min(rd.num(), maxLeaseMillis)) * time.Millisecond
 	case recVHost:
 		if name := rd.text(); full && r.b.vhosts[name] == nil {
 			r.b.addVHost(name)

@@ -46,7 +46,8 @@ type Standby struct {
 
 	mu     sync.Mutex // guards what follows
 	status StandbyStatus
-	moved  time.Time // when the head was first seen where it is
+	moved  time.Time     // when the head was first seen where it is
+	warned time.Duration // the lease of an owner that was warned of
 }
 
 // StandbyStatus is how far a standby is.
@@ -161,7 +162,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (s *Standby) tell(f *follower, err error) {
 	s.mu.Lock()
 	st := &s.status
-	was := st.Err
+	was, warn := st.Err, false
 	st.Err = err
 	if f.head != st.Head {
 		st.Head, s.moved = f.head, time.Now()
@@ -169,8 +170,14 @@ func (s *Standby) tell(f *follower, err error) {
 	if r := f.r; r != nil {
 		st.Position, st.Epoch, st.Owner = r.last, r.epoch, r.owner
 		st.Queues, st.Messages = len(r.queues), r.ready
+		if r.lease > 0 && r.lease != s.cfg.Lease && r.lease != s.warned {
+			s.warned, warn = r.lease, true
+		}
 	}
 	s.mu.Unlock()
+	if warn {
+		s.logger.Warn("the owner has another lease than this node; a takeover waits for the longer of both", "owner", f.r.owner, "its", f.r.lease, "own", s.cfg.Lease)
+	}
 	switch {
 	case err != nil && was == nil:
 		s.logger.Warn("the journal cannot be read; it is tried again", "error", err)
@@ -247,7 +254,7 @@ func (f *follower) step(ctx context.Context) (*Broker, error) {
 		why = "the journal is empty"
 	case f.r.handed && f.r.last == head:
 		why = "the owner handed over"
-	case asked.Sub(f.since) >= f.s.cfg.Lease:
+	case asked.Sub(f.since) >= max(f.s.cfg.Lease, f.r.lease):
 		why = "the owner was silent for the lease"
 	default:
 		return nil, nil
@@ -399,7 +406,7 @@ func (f *follower) takeOver(ctx context.Context, why string) (*Broker, error) {
 	position, epoch := f.head+1, max(r.epoch, f.j.Info().Epoch)+1
 	batch := journal.Batch{
 		Position: position, Epoch: epoch, Segment: max(r.segment, 1), Checkpoint: r.named,
-		Head: ownerRecord(f.s.cfg.Node),
+		Head: ownerRecord(&f.s.cfg),
 	}
 	sent := b.lease.now()
 	done := make(chan error, 1)

@@ -175,6 +175,25 @@ func TestStandbyTakesOverFromASilentOwner(t *testing.T) {
 	})
 }
 
+func TestStandbyWaitsForTheLeaseOfTheOwner(t *testing.T) {
+	inSite(t, func(t *testing.T, s *site) {
+		const long = 10 * testLease
+		a := s.node("a", func(c *Config) { c.Lease = long })
+		a.up(time.Second)
+		b := s.node("b")
+		time.Sleep(3 * long)
+		synctest.Wait()
+		if !b.follows() || b.standby.Status().Owner != "a" {
+			t.Fatalf("an owner that keeps to its own lease was superseded: %+v", b.standby.Status())
+		}
+		a.kill()
+		if d := b.up(time.Hour); d < long/2 || d > long+200*time.Millisecond {
+			t.Errorf("took over after %v of silence, want the owner's lease of %v", d, long)
+		}
+		b.stop()
+	})
+}
+
 func TestOwnerHandsOverAtOnce(t *testing.T) {
 	inSite(t, func(t *testing.T, s *site) {
 		a := s.node("a")
@@ -355,7 +374,7 @@ func TestSupersededOwnerConfirmsNothing(t *testing.T) {
 		}
 		head, _ := other.Head(t.Context())
 		done := make(chan error, 1)
-		other.Append(journal.Batch{Position: head + 1, Epoch: 2, Segment: 1, Head: ownerRecord("b")}, func(err error) { done <- err })
+		other.Append(journal.Batch{Position: head + 1, Epoch: 2, Segment: 1, Head: ownerRecord(&Config{Node: "b"})}, func(err error) { done <- err })
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}

@@ -110,7 +110,7 @@ func TestTakeoverInADatabase(t *testing.T) {
 // first, with a million messages in a queue.
 func BenchmarkTakeOver(b *testing.B) {
 	log := newSharedLog()
-	head := ownerRecord("a")
+	head := ownerRecord(&Config{Node: "a", Lease: time.Second})
 	head = append(append(head, recQueue), (&Queue{v: &VHost{name: "/"}, name: "q", num: 1, spec: QueueSpec{Name: "q", Durable: true}}).record()...)
 	first := log.open()
 	defer first.Close()

@@ -88,7 +88,7 @@ func (o *people) words(r *broker.RecordInfo) string {
 	case "epoch":
 		return "a new owner begins"
 	case "owner":
-		return fmt.Sprintf("the owner is %q", r.Node)
+		return fmt.Sprintf("the owner is %q, with a lease of %v", r.Node, r.Lease)
 	case "handover":
 		return "the owner hands over"
 	case "vhost":

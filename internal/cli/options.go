@@ -176,6 +176,9 @@ func serveOptions() []option {
 				if c.app.Lease = d; d < app.LeaseLeast {
 					return fmt.Errorf("%v is less than %v: a broker must be able to say something several times within it", d, app.LeaseLeast)
 				}
+				if d > app.LeaseMost {
+					return fmt.Errorf("%v is more than %v: for so long nobody would serve after a crash", d, app.LeaseMost)
+				}
 				return nil
 			},
 		},
