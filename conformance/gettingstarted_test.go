@@ -53,9 +53,10 @@ const pageLimit = 6 * time.Minute
 
 // Headings of the page whose commands need more than Ferry.
 const (
-	underPython  = "From another language"
-	underBrowser = "From a page in a browser"
-	underOthers  = "With RabbitMQ, with Artemis"
+	underPython   = "From another language"
+	underBrowser  = "From a page in a browser"
+	underDatabase = "Two brokers, one database"
+	underOthers   = "With RabbitMQ, with Artemis"
 )
 
 const (
@@ -69,7 +70,7 @@ const (
 func TestGettingStartedDoesWhatItSays(t *testing.T) {
 	t.Parallel()
 	dir := pageDir(t)
-	absent := map[string]bool{underOthers: true} // which has a test of its own
+	absent := map[string]bool{underDatabase: true, underOthers: true} // which have tests of their own
 	for heading, needs := range map[string]string{underPython: venvPython, underBrowser: nodeModules + "/@stomp/stompjs"} {
 		if _, err := os.Stat(needs); err != nil {
 			if os.Getenv("CI") == "true" {
@@ -86,7 +87,7 @@ func TestGettingStartedDoesWhatItSays(t *testing.T) {
 	var script strings.Builder
 	script.WriteString(patientKill + "\n")
 	// The defaults' ports are not these.
-	fmt.Fprintf(&script, "export FERRY_URL=amqp://localhost:%s FERRY_AMQP=:%s FERRY_STOMP=:%s FERRY_HTTP=:%s\n", amqp, amqp, stomp, web)
+	fmt.Fprintf(&script, "export FERRY_URL=amqp://localhost:%s FERRY_AMQP=:%s FERRY_STOMP=:%s FERRY_GMQ=off FERRY_HTTP=:%s\n", amqp, amqp, stomp, web)
 	page := slices.DeleteFunc(passages(t, "../docs/getting-started.md"), func(p passage) bool {
 		return p.code == "make build\n" || absent[p.under] // buildFerry has done that
 	})
@@ -138,27 +139,59 @@ const patientKill = `kill() {
 	done
 }`
 
+// TestGettingStartedWithADatabase runs what the page says of two brokers that share one.
+func TestGettingStartedWithADatabase(t *testing.T) {
+	t.Parallel()
+	installed(t, "database")
+	free := lastingPorts(t, 4)
+	ports := strings.NewReplacer("15672", free[0], "15673", free[1], "5672", free[2], "5673", free[3])
+	page := passagesUnder(t, underDatabase)
+	for i := range page {
+		page[i].code = ports.Replace(page[i].code)
+	}
+	preface := fmt.Sprintf("%s\nexport FERRY_URL=amqp://localhost:%s FERRY_AMQP=:%[2]s FERRY_STOMP=off FERRY_GMQ=off FERRY_HTTP=:%[3]s\n",
+		patientKill, free[2], free[0])
+	runPassages(t, pageDirWithScripts(t), preface, page)
+}
+
 // TestGettingStartedWithBrokersOfOthers runs what the page says of RabbitMQ and
 // Artemis.
 func TestGettingStartedWithBrokersOfOthers(t *testing.T) {
 	t.Parallel()
-	for _, broker := range []string{"rabbitmq", "artemis"} {
-		cmd := exec.CommandContext(t.Context(), "../scripts/"+broker, "install")
-		if out, err := cmd.CombinedOutput(); cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == installMissing {
-			missing(t, string(out))
-		} else if err != nil {
-			t.Fatalf("%v: %v\n%s", cmd, err, out)
-		}
+	installed(t, "rabbitmq")
+	installed(t, "artemis")
+	runPassages(t, pageDirWithScripts(t), "", passagesUnder(t, underOthers))
+}
+
+// installed has a script of the repository install what it starts.
+func installed(t *testing.T, script string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "../scripts/"+script, "install")
+	if out, err := cmd.CombinedOutput(); cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == installMissing {
+		missing(t, string(out))
+	} else if err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, out)
 	}
-	page := slices.DeleteFunc(passages(t, "../docs/getting-started.md"), func(p passage) bool { return p.under != underOthers })
+}
+
+// passagesUnder are those of the page under a heading.
+func passagesUnder(t *testing.T, heading string) []passage {
+	t.Helper()
+	page := slices.DeleteFunc(passages(t, "../docs/getting-started.md"), func(p passage) bool { return p.under != heading })
 	if len(page) == 0 {
-		t.Fatalf("the page has nothing under %q", underOthers)
+		t.Fatalf("the page has nothing under %q", heading)
 	}
+	return page
+}
+
+// pageDirWithScripts is for passages that start what the repository has scripts for.
+func pageDirWithScripts(t *testing.T) string {
+	t.Helper()
 	dir := pageDir(t)
 	if err := os.Symlink(absolute(t, "../scripts"), filepath.Join(dir, "scripts")); err != nil {
 		t.Fatal(err)
 	}
-	runPassages(t, dir, "", page)
+	return dir
 }
 
 // lastingPorts are free ones that stay so while a broker on one is down: none of those
