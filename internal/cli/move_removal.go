@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -149,6 +150,10 @@ func (r *removal) next(ctx context.Context) (*ferry.Delivery, error) {
 // pass submits a message to the target.
 func (r *removal) pass(ctx context.Context, d *ferry.Delivery) error {
 	m := d.Message
+	if incomplete, _ := m.Headers[headerIncomplete].(bool); incomplete && r.fromGMQ() {
+		r.settle(d, errIncomplete)
+		return nil
+	}
 	switch {
 	case r.toQueue != "":
 		m.Exchange, m.Key = "", r.toQueue
@@ -171,6 +176,19 @@ func (r *removal) pass(ctx context.Context, d *ferry.Delivery) error {
 		return &failure{err: err, code: exitLeft}
 	}
 	return nil // of this message alone
+}
+
+// headerIncomplete is what the client puts on messages that came without some of
+// their headers.
+const headerIncomplete = "x-ferry-incomplete"
+
+// errIncomplete is why a message stays where it is: moved, it would be another.
+var errIncomplete = errors.New("they have headers that GMQ does not carry: move them from the amqp:// URL of the same broker")
+
+// fromGMQ tells whether messages may come without some of their headers. Where all
+// can be there the mark is one that a message got elsewhere.
+func (r *removal) fromGMQ() bool {
+	return slices.ContainsFunc(r.from, func(url string) bool { return strings.HasPrefix(strings.ToLower(url), "gmq") })
 }
 
 // settle takes the target's answer to a message.

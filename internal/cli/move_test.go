@@ -135,6 +135,24 @@ func TestMoveLeavesWhatIsRefused(t *testing.T) {
 	}
 }
 
+// Over GMQ a message may come without some of its headers: it is not moved.
+func TestMoveLeavesWhatGMQDoesNotCarry(t *testing.T) {
+	from, to := ferrytest.Start(t), ferrytest.Start(t)
+	list := ferry.Message{Body: []byte("2"), Headers: map[string]any{"list": []any{"a"}}}
+	publish(t, from, "q", ferry.Message{Body: []byte("1"), Headers: map[string]any{"n": int64(1)}}, list)
+	got := runWith(t, "", "move", "--from", from.GMQURL(), "--to", to.URL(), "-q", "q", "--timeout", "200ms")
+	if got.code != exitRefused || !strings.Contains(got.errors, "1 messages were refused and stay where they are: they have headers that GMQ does not carry") {
+		t.Errorf("%+v", got)
+	}
+	if got := bodiesOf(takeMessages(t, to.URL(), "q", 1)); got[0] != "1" || waiting(t, from.URL(), "q") != 1 {
+		t.Errorf("%q was moved, and %d are left", got, waiting(t, from.URL(), "q"))
+	}
+	got = runWith(t, "", "move", "--from", from.URL(), "--to", to.URL(), "-q", "q", "--timeout", "200ms")
+	if moved := takeMessages(t, to.URL(), "q", 1); got.code != 0 || !reflect.DeepEqual(moved[0].Headers, list.Headers) {
+		t.Errorf("over AMQP: %+v: %+v", got, moved)
+	}
+}
+
 func TestMoveThatFails(t *testing.T) {
 	b, off := ferrytest.Start(t), ferrytest.Start(t)
 	off.Refuse()

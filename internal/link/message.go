@@ -13,6 +13,11 @@ const (
 	HeaderAttempt = "x-ferry-attempt" // int32, 2 and more, on what may be there already
 )
 
+// HeaderIncomplete is true on a message of which the protocol could not carry all
+// headers, or not all as they are. Links that know put it there, and leave it out of
+// what they send.
+const HeaderIncomplete = "x-ferry-incomplete"
+
 // Message is a message in no protocol's terms. It has the fields of the client's
 // public Message, in the same order, so that one converts to the other.
 type Message struct {

@@ -69,7 +69,7 @@ func headers(of map[string]any) (map[string]any, error) {
 	}
 	all := make(map[string]any, len(of))
 	for name, v := range of {
-		if name == link.HeaderID || name == link.HeaderAttempt {
+		if name == link.HeaderID || name == link.HeaderAttempt || name == link.HeaderIncomplete {
 			continue
 		}
 		text, isText := v.(string)
@@ -121,6 +121,12 @@ func delivery(r *gmqwire.Reply, queue string) (*link.Delivery, error) {
 				d.Message.Headers[name] = v
 			}
 		}
+	}
+	if r.Incomplete {
+		if d.Message.Headers == nil {
+			d.Message.Headers = make(map[string]any, 1)
+		}
+		d.Message.Headers[link.HeaderIncomplete] = true
 	}
 	if ms, err := strconv.ParseInt(p.Expiration, 10, 64); err == nil && ms > 0 && ms < int64(1<<63-1)/int64(time.Millisecond) {
 		d.Message.Expiration = time.Duration(ms) * time.Millisecond

@@ -32,6 +32,8 @@
 //	message_id    of P, and of a reply to S: header x-ferry-id
 //	attempt       of P: header x-ferry-attempt
 //	properties    of P, and of a reply to S: see Properties
+//	properties_incomplete  of a reply to S: the message has more of them, which
+//	              JSON has no place for
 //	server        of SYNC: "", of its reply: who answers; with node and epoch
 //
 // # Framing

@@ -37,7 +37,7 @@ const (
 		`"ack":"manual","id":"7","wait_msec":250,"requeue":false,"transient":true,"passive":true,"message_id":"producer-1","attempt":2,` +
 		goldenProperties + `,"server":""}`
 	goldenReply = `{"operation":"S","queue":"myqueue","payload":"aGVsbG8=","confirmation":"Y","error":null,"auth":{"user":"","password":""},` +
-		`"id":"7","redelivered":true,"message_id":"producer-1",` + goldenProperties + `,"server":"Ferry/1.0","node":"host-1","epoch":3}`
+		`"id":"7","redelivered":true,"message_id":"producer-1",` + goldenProperties + `,"properties_incomplete":true,"server":"Ferry/1.0","node":"host-1","epoch":3}`
 )
 
 func fullRequest() Request {
@@ -50,7 +50,7 @@ func fullRequest() Request {
 func fullReply() Reply {
 	return Reply{
 		Operation: Subscribe, Queue: "myqueue", Payload: []byte("aGVsbG8="), Confirmed: true, ID: "7", Redelivered: true,
-		MessageID: "producer-1", Properties: everything(), Server: "Ferry/1.0", Node: "host-1", Epoch: 3,
+		MessageID: "producer-1", Properties: everything(), Incomplete: true, Server: "Ferry/1.0", Node: "host-1", Epoch: 3,
 	}
 }
 

@@ -111,10 +111,40 @@ func TestPropertiesCrossTheBroker(t *testing.T) {
 	}
 	var back Reply
 	back.SetProperties(list)
+	if back.Incomplete {
+		t.Error("something was left out")
+	}
 	want := everything()
 	want.Headers["x-ferry-attempt"] = int64(2) // which the broker takes off
 	if back.MessageID != "producer-1" || !reflect.DeepEqual(back.Properties, want) {
 		t.Errorf("got  %q %+v\nwant %+v", back.MessageID, back.Properties, want)
+	}
+}
+
+// What JSON has no place for is left out, and the reply says so.
+func TestPropertiesThatJSONHasNoPlaceFor(t *testing.T) {
+	header := func(name, value string) []byte {
+		return message.AppendField(nil, message.Headers, append(append([]byte{byte(len(name))}, name...), value...))
+	}
+	for name, c := range map[string]struct {
+		list []byte
+		want bool
+	}{
+		"an integer":     {header("n", "I\x00\x00\x00\x05"), false},
+		"a text":         {header("n", "S\x00\x00\x00\x01x"), false},
+		"none":           {header("n", "V"), true},
+		"an array":       {header("CC", "A\x00\x00\x00\x00"), true},
+		"bytes":          {header("n", "x\x00\x00\x00\x01x"), true},
+		"a fraction":     {header("n", "d\x00\x00\x00\x00\x00\x00\x00\x01"), true},
+		"a text no UTF8": {header("n", "S\x00\x00\x00\x01\xff"), true},
+		"a name no UTF8": {header("\xff", "t\x01"), true},
+		"a type":         {message.AppendFieldString(nil, message.Type, "order"), false},
+		"a type no UTF8": {message.AppendFieldString(nil, message.Type, "\xff"), true},
+	} {
+		var r Reply
+		if r.SetProperties(c.list); r.Incomplete != c.want {
+			t.Errorf("%s: incomplete %t, want %t: %+v", name, r.Incomplete, c.want, r.Properties)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/ferrymq/ferry/internal/message"
 )
@@ -23,9 +24,16 @@ type Properties struct {
 	Timestamp                      int64
 
 	// Headers have texts, whole numbers and truth values: string, int64, bool.
-	// Others of a message are left out.
+	// Others of a message are left out, see Reply.Incomplete.
 	Headers map[string]any
 }
+
+// Limits of the properties of a publish. AMQP's publishers cannot have more, because
+// theirs are in one frame (AMQP 0-9-1 §4.2.6.1), and its consumers may not take more.
+const (
+	maxProperties = 130_000           // bytes of the property list
+	maxHeaders    = maxProperties / 4 // the shortest header has as many
+)
 
 // IsZero tells whether there are none.
 func (p *Properties) IsZero() bool {
@@ -110,6 +118,10 @@ func (c *cursor) headers(p *Properties) error {
 		if p.Headers == nil {
 			p.Headers = map[string]any{}
 		}
+		if len(p.Headers) == maxHeaders {
+			c.complain("there are more than %d headers", maxHeaders)
+			return nil
+		}
 		p.Headers[string(key)] = value
 		return nil
 	})
@@ -180,8 +192,9 @@ const (
 
 // AppendProperties appends the property list (package message) that a request to
 // publish says, whose message_id and attempt are headers there. The errors are of
-// texts that AMQP has no room for.
+// what AMQP has no room for.
 func (r *Request) AppendProperties(dst []byte) ([]byte, error) {
+	from := len(dst)
 	p := &r.Properties
 	if p.IsZero() && r.MessageID == "" && r.Attempt == 0 {
 		return dst, nil
@@ -223,6 +236,11 @@ func (r *Request) AppendProperties(dst []byte) ([]byte, error) {
 		dst = message.AppendField(dst, message.Timestamp, binary.BigEndian.AppendUint64(nil, uint64(p.Timestamp)))
 	}
 	upTo(message.AppID + 1)
+	if n := len(dst) - from; n > maxProperties {
+		e := fault("the properties have %d bytes: at most %d are allowed", n, maxProperties)
+		e.TooLarge = true
+		return dst, e
+	}
 	return dst, nil
 }
 
@@ -267,7 +285,7 @@ func appendHeader(dst []byte, name string, value any) []byte {
 }
 
 // SetProperties takes a property list over. Its header x-ferry-id becomes
-// MessageID.
+// MessageID. Where something has no place in JSON the reply is Incomplete.
 func (r *Reply) SetProperties(list []byte) {
 	p := &r.Properties
 	texts := p.texts()
@@ -290,6 +308,7 @@ func (r *Reply) SetProperties(list []byte) {
 			for i := range texts {
 				if texts[i].id == id {
 					*texts[i].value = string(v)
+					r.Incomplete = r.Incomplete || !utf8.Valid(v)
 				}
 			}
 		}
@@ -303,11 +322,11 @@ func (r *Reply) setHeaders(list []byte) {
 			return
 		}
 		list = rest
-		value, ok := message.Decode(kind, v, 0)
-		if !ok {
-			continue
-		}
-		if text, ok := value.(string); ok && string(name) == headerID {
+		value, _ := message.Decode(kind, v, 0)
+		switch text, isText := value.(string); {
+		case !utf8.Valid(name), isText && !utf8.ValidString(text):
+			r.Incomplete = true // U+FFFD stands for what is no UTF-8
+		case isText && string(name) == headerID:
 			r.MessageID = text
 			continue
 		}
@@ -317,6 +336,8 @@ func (r *Reply) setHeaders(list []byte) {
 				r.Properties.Headers = map[string]any{}
 			}
 			r.Properties.Headers[string(name)] = value
+		default:
+			r.Incomplete = true
 		}
 	}
 }

@@ -18,6 +18,7 @@ type Reply struct {
 	Redelivered bool
 	MessageID   string
 	Properties  Properties
+	Incomplete  bool // the message has properties that are not here, or not as they are
 
 	Server string // who answers, its node, and that one's epoch
 	Node   string
@@ -64,6 +65,7 @@ func AppendReplyTail(dst []byte, r *Reply) []byte {
 	o.truth("redelivered", r.Redelivered)
 	o.text("message_id", r.MessageID)
 	o.properties(&r.Properties)
+	o.truth("properties_incomplete", r.Incomplete)
 	o.text("server", r.Server)
 	o.text("node", r.Node)
 	if r.Epoch != 0 {
@@ -131,6 +133,8 @@ func (p *replyParser) member(key []byte) error {
 		return p.texts("message_id", &r.MessageID)
 	case "properties":
 		return p.properties(&r.Properties)
+	case "properties_incomplete":
+		return p.boolean("properties_incomplete", &r.Incomplete)
 	case "server":
 		return p.texts("server", &r.Server)
 	case "node":
