@@ -100,7 +100,9 @@ func newFront(cfg Config, certs *netserve.Certificates, log *slog.Logger) *front
 	stomp := func(reason string, now bool) *stompserver.Server {
 		return stompserver.New(stompserver.Config{Version: cfg.Version, Refuse: reason, RefuseNow: now})
 	}
-	gmq := gmqserver.New(gmqserver.Config{Version: cfg.Version, Refuse: gmqOff})
+	gmq := func(reason string, now bool) *gmqserver.Server {
+		return gmqserver.New(gmqserver.Config{Version: cfg.Version, Refuse: reason, RefuseNow: now})
+	}
 	f.amqp = &protocol{
 		name: "amqp", addr: cfg.AMQP,
 		refuse: r.noting(amqpOff, amqp(amqpOff, false).Handle), later: r.noting(notNow, amqp(notNow, true).Handle),
@@ -111,8 +113,7 @@ func newFront(cfg Config, certs *netserve.Certificates, log *slog.Logger) *front
 	}
 	f.gmq = &protocol{
 		name: "gmq", addr: cfg.GMQ,
-		refuse: r.noting(gmqOff, gmq.Handle),
-		later:  r.noting(notNow, func(*netserve.Conn) {}), // an empty answer is what its clients take for a broker that is gone
+		refuse: r.noting(gmqOff, gmq(gmqOff, false).Handle), later: r.noting(notNow, gmq(notNow, true).Handle),
 	}
 	web := r.noting(httpOff, refuseHTTP)
 	if cfg.HTTP != "" {
@@ -122,7 +123,7 @@ func newFront(cfg Config, certs *netserve.Certificates, log *slog.Logger) *front
 		{Name: "amqp", Match: amqp("", false).Protocol().Match, Handle: f.amqp.handle},
 		{Name: "stomp", Match: stomp("", false).Protocol().Match, Handle: f.stomp.handle},
 		{Name: "http", Match: beginsHTTP, Handle: web},
-		{Name: "gmq", Match: gmq.Protocol().Match, Handle: f.gmq.handle},
+		{Name: "gmq", Match: gmq("", false).Protocol().Match, Handle: f.gmq.handle},
 	}
 	if certs == nil {
 		f.recognised = append(f.recognised, netserve.Protocol{Name: "tls", Match: beginsTLS, Handle: r.noting(tlsNot, refuseTLS)})

@@ -175,7 +175,14 @@ func (c *conn) idle() {
 	if cap(c.list)+cap(c.waitFor)+cap(c.events) > keepItems {
 		c.list, c.waitFor, c.events = nil, nil, nil
 	}
-	c.req.Payload = nil
+	if cap(c.settles) > keepItems {
+		c.settles = nil
+	}
+	kept := gmqwire.Request{Operation: c.req.Operation, Queue: c.req.Queue, User: c.req.User, Password: c.req.Password, Ack: c.req.Ack}
+	if len(kept.Operation)+len(kept.Queue)+len(kept.User)+len(kept.Password)+len(kept.Ack) > keepMax {
+		kept = gmqwire.Request{}
+	}
+	c.req = kept
 }
 
 // requests carries out all requests that b has whole. used is how many bytes they

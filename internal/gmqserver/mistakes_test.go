@@ -192,6 +192,15 @@ func TestRefusedServerSaysWhy(t *testing.T) {
 	}
 }
 
+func TestServerThatRefusesForNowSaysSo(t *testing.T) {
+	f := newFixture(t, func(c *Config, _ *broker.Config) {
+		*c = Config{Refuse: "a standby", RefuseNow: true, Logger: c.Logger}
+	})
+	if r := parse(t, f.once(original("P", "q", "eA=="))); r.Confirmed || r.ErrorText != "CONNECTION_FORCED - a standby" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // Every kind of error of the broker's has a name.
 func TestEveryKindHasAName(t *testing.T) {
 	for _, k := range broker.Kinds() {

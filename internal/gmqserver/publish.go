@@ -29,6 +29,9 @@ func (c *conn) publish(e ending) error {
 	}
 	c.props, err = c.req.AppendProperties(c.props[:0])
 	if err != nil {
+		if f, ok := asFault(err); ok && f.name == contentTooLarge {
+			return &fault{name: f.name, text: f.text} // it is JSON: the next can be found
+		}
 		return &fault{name: commandInvalid, text: err.Error()}
 	}
 	p := broker.Publish{
@@ -72,12 +75,17 @@ func (c *conn) decode() ([]byte, error) {
 }
 
 // awaitRoom waits while publishers are blocked, and looks whether the queue of the
-// request at hand may have one more.
+// request at hand may have one more. Those before it are answered first: a client
+// that sends many at once hears of each when its time is over, and not of all when
+// that of the last is.
 func (c *conn) awaitRoom() error {
 	for until := time.Now().Add(blockedTimeout); ; {
 		reason := c.srv.cfg.Broker.Blocked()
 		if reason == "" {
 			break
+		}
+		if err := c.answer(); err != nil {
+			return err
 		}
 		if !time.Now().Before(until) {
 			return faultf(resourceError, "publishing is blocked: %s", reason)

@@ -18,7 +18,11 @@ const knownMost = 4096
 func (c *conn) request(object []byte, e ending) error {
 	err := gmqwire.ParseRequest(object, &c.req)
 	if text := c.srv.cfg.Refuse; text != "" {
-		c.refuse(e, &fault{name: notImplemented, text: text})
+		name := notImplemented
+		if c.srv.cfg.RefuseNow {
+			name = names[broker.Forced]
+		}
+		c.refuse(e, &fault{name: name, text: text})
 		return errAnswered
 	}
 	if err == nil || isMistyped(err) {
@@ -53,10 +57,13 @@ func isMistyped(err error) bool {
 	return errors.As(err, &we) && we.Mistyped
 }
 
-// reply is the beginning of an answer to the request at hand.
+// reply is the beginning of an answer to the request at hand. Of what is too long to
+// be a name it has the beginning.
 func (c *conn) reply(e ending) answer {
+	operation, queue := c.req.Operation, c.req.Queue
+	operation, queue = operation[:min(len(operation), message.MaxName)], queue[:min(len(queue), message.MaxName)]
 	return answer{
-		reply: gmqwire.Reply{Operation: c.req.Operation, Queue: c.req.Queue, Confirmed: true},
+		reply: gmqwire.Reply{Operation: operation, Queue: queue, Confirmed: true},
 		line:  c.stream,
 	}
 }
@@ -140,7 +147,7 @@ func (c *conn) settle(e ending) error {
 		return err
 	}
 	a := c.reply(e)
-	a.reply.ID = c.req.ID
+	a.reply.ID = strconv.FormatUint(tag, 10)
 	c.add(a)
 	return nil
 }

@@ -31,6 +31,9 @@ type Config struct {
 	// Refuse, if it is not empty, lets nobody in: whoever asks for something is told
 	// this text, whatever the credentials are. Broker and Auth are not used.
 	Refuse string
+	// RefuseNow makes it CONNECTION_FORCED instead of NOT_IMPLEMENTED: it may be
+	// otherwise soon, and is so elsewhere.
+	RefuseNow bool
 }
 
 // Limits are those of GMQ's configuration, for what GMQ's clients do. A 0 is no
