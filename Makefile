@@ -17,8 +17,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## build bin/ferry
-	CGO_ENABLED=0 go build -trimpath -o bin/ferry ./cmd/ferry
+build: ## build bin/ferry, bin/gmqserver, bin/gmqclient
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
 
 .PHONY: setup
 setup: ## install what the tests need: brokers, databases, client libraries, strace
