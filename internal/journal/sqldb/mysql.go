@@ -68,6 +68,10 @@ func (c *mySession) Connect(ctx context.Context) (driver.Conn, error) {
 // for others.
 func (s *mysqlServer) prepareSession(ctx context.Context, conn driver.Conn) error {
 	for _, query := range []string{
+		// In others, such as GBK, a backslash may be half of a character: what is in
+		// messages could end the text that they stand in. The server, too, may say
+		// which one it is, behind the login.
+		"SET NAMES utf8mb4",
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 		fmt.Sprintf("SET autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = %d, lock_wait_timeout = %d",
 			seconds(s.time.lock), seconds(s.time.lock)),
@@ -303,7 +307,7 @@ func appendBatchStatements(dst []byte, a *attempt) []byte {
 // appendEscaped appends bytes as they stand between single quotes: "MySQL requires
 // only that backslash and the quote character used to quote the string be
 // escaped" (mysql_real_escape_string). prepareSession leaves NO_BACKSLASH_ESCAPES
-// off.
+// off, and says in which character set.
 func appendEscaped(dst, src []byte) []byte {
 	from := 0
 	for i, c := range src {
