@@ -16,6 +16,9 @@ const (
 	relayConns = 4096
 	// relayDial is how long the broker that is live may take to answer.
 	relayDial = 2 * time.Second
+	// relayLinger is how long a client may stay whose connection the broker has
+	// closed. Brokers wait for less.
+	relayLinger = 10 * time.Second
 	// relayPause is how long a relay waits when the process has no file descriptor
 	// left: connections that end make room.
 	relayPause = 50 * time.Millisecond
@@ -34,14 +37,29 @@ type relay struct {
 	running  sync.WaitGroup
 	noted    silence // of the accepting goroutine
 
-	mu    sync.Mutex          // guards what follows
-	conns map[net.Conn]string // both halves of each connection, and its target
-	count int                 // of clients
+	mu       sync.Mutex // guards what follows, passages' live included
+	passages map[*passage]struct{}
+	count    int // of clients
+}
+
+// A passage is a connection that is passed through.
+type passage struct {
+	target string
+	client net.Conn
+	live   net.Conn // nil until the broker is reached
+}
+
+// close ends both halves.
+func (p *passage) close() {
+	_ = p.client.Close()
+	if p.live != nil {
+		_ = p.live.Close()
+	}
 }
 
 // startRelay begins to serve who comes by a listener. stop ends it.
 func startRelay(name string, ln net.Listener, target func() string, log *slog.Logger) *relay {
-	r := &relay{name: name, log: log, listener: ln, target: target, conns: map[net.Conn]string{}}
+	r := &relay{name: name, log: log, listener: ln, target: target, passages: map[*passage]struct{}{}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.running.Go(r.accept)
 	return r
@@ -51,30 +69,31 @@ func startRelay(name string, ln net.Listener, target func() string, log *slog.Lo
 func (r *relay) stop() {
 	r.cancel()
 	_ = r.listener.Close()
-	r.cut("")
+	r.end(func(*passage) bool { return true })
 	r.running.Wait()
 }
 
 // follow ends the connections to brokers that are not the target any more: they may
-// be of a machine that is gone without a word.
+// be of a machine that is gone without a word. It also ends those that the broker has
+// broken off while a client takes nothing of what there is for it: nobody reads there,
+// and would see it.
 func (r *relay) follow() {
-	if now := r.target(); now != "" {
-		r.cut(now)
-	}
+	now := r.target()
+	r.end(func(p *passage) bool { return now != "" && p.target != now || p.live != nil && broken(p.live) })
 }
 
-// cut closes all connections but those to one target.
-func (r *relay) cut(but string) {
+// end closes the connections that are to be.
+func (r *relay) end(which func(*passage) bool) {
 	r.mu.Lock()
-	var gone []net.Conn
-	for c, target := range r.conns {
-		if target != but {
-			gone = append(gone, c)
-		}
+	all := make([]passage, 0, len(r.passages))
+	for p := range r.passages {
+		all = append(all, *p)
 	}
 	r.mu.Unlock()
-	for _, c := range gone {
-		_ = c.Close()
+	for i := range all {
+		if p := &all[i]; which(p) {
+			p.close()
+		}
 	}
 }
 
@@ -128,44 +147,72 @@ func (r *relay) leave() {
 	r.count--
 }
 
-// hold keeps a connection for cut. It is closed at once if the relay has stopped.
-func (r *relay) hold(c net.Conn, target string) {
+// hold keeps a connection to be ended, with the broker's half once there is one. It
+// is closed at once if the relay has stopped.
+func (r *relay) hold(p *passage, live net.Conn) {
 	r.mu.Lock()
-	r.conns[c] = target
+	p.live = live
+	r.passages[p] = struct{}{}
 	r.mu.Unlock()
 	if r.ctx.Err() != nil {
-		_ = c.Close()
+		p.close()
 	}
 }
 
-func (r *relay) release(c net.Conn) {
-	_ = c.Close()
+func (r *relay) release(p *passage) {
+	p.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.conns, c)
+	delete(r.passages, p)
 }
 
 // serve passes a client's connection through, and returns when it has ended. While
 // nobody is known to be live it is closed: the client tries its next broker.
 func (r *relay) serve(client net.Conn) {
-	target := r.target()
-	r.hold(client, target)
-	defer r.release(client)
-	if target == "" {
+	p := &passage{target: r.target(), client: client}
+	r.hold(p, nil)
+	defer r.release(p)
+	if p.target == "" {
 		r.log.Debug("connection closed: no broker is known to be live", "peer", client.RemoteAddr().String())
 		return
 	}
-	live, err := r.dial(target, client)
+	live, err := r.dial(p.target, client)
 	if err != nil {
 		r.log.Debug("connection closed: the broker that is live is not reached", "peer", client.RemoteAddr().String(), "error", err)
 		return
 	}
-	r.hold(live, target)
-	defer r.release(live)
+	r.hold(p, live)
+	if isListener(r.listener.Addr(), live) {
+		r.note("connection closed: what is told to be the address of the broker that is live is this one's own", "address", p.target)
+		return
+	}
+	p.through()
+}
+
+// through passes both directions through up to their ends.
+func (p *passage) through() {
 	var back sync.WaitGroup
-	back.Go(func() { pass(client, live) })
-	pass(live, client)
+	back.Go(func() {
+		pass(p.client, p.live)
+		// The broker has nothing further to say, and its time limits are over: a client
+		// that stayed would be here for ever.
+		_ = p.client.SetReadDeadline(time.Now().Add(relayLinger))
+	})
+	pass(p.live, p.client)
 	back.Wait()
+}
+
+// isListener tells whether a connection has led back to the listener, which would
+// pass it through to itself once more, and so on. A listener at all addresses is at
+// that which the connection has at both ends.
+func isListener(at net.Addr, c net.Conn) bool {
+	listener, ok := at.(*net.TCPAddr)
+	here, ok2 := c.LocalAddr().(*net.TCPAddr)
+	there, ok3 := c.RemoteAddr().(*net.TCPAddr)
+	if !ok || !ok2 || !ok3 || there.Port != listener.Port {
+		return false
+	}
+	return there.IP.Equal(listener.IP) || listener.IP.IsUnspecified() && (there.IP.Equal(here.IP) || there.IP.IsLoopback())
 }
 
 // dial connects to the target for a client. Who is not on this machine must not look

@@ -5,8 +5,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ferrymq/ferry/internal/pipenet"
 )
 
 func listen(t *testing.T) *net.TCPListener {
@@ -86,11 +91,88 @@ func TestARelayEndsWhatIsWithAnotherBroker(t *testing.T) {
 	}
 }
 
+// A broker that cuts a client which reads nothing leaves nothing behind, though nobody
+// reads from it either.
+func TestARelayEndsWhatIsBrokenOff(t *testing.T) {
+	live := listen(t)
+	var target atomic.Value
+	target.Store(live.Addr().String())
+	r := relayTo(t, &target)
+	near := open(t, r.listener.Addr().String(), false)
+	far := accept(t, live)
+	for { // until there is room nowhere
+		_ = far.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		if _, err := far.Write(make([]byte, 1<<20)); err != nil {
+			break
+		}
+	}
+	r.follow()
+	if r.held() != 1 {
+		t.Error("a client that only reads nothing was cut")
+	}
+	_ = far.SetLinger(0)
+	far.Close()
+	for until := time.Now().Add(patience); r.held() > 0; runtime.Gosched() {
+		r.follow()
+		if time.Now().After(until) {
+			t.Fatal("the connection is still there")
+		}
+	}
+	near.Close()
+}
+
+func (r *relay) held() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.count
+}
+
+// A broker that tells a wrong address of its own, which is the standby's, does not
+// have it connect to itself until there is room for nobody.
+func TestARelayDoesNotPassThroughToItself(t *testing.T) {
+	for _, at := range []string{"127.0.0.1:0", ":0"} {
+		ln, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		own := "127.0.0.1:" + port
+		asked := atomic.Int32{}
+		r := startRelay("amqp", ln, func() string { asked.Add(1); return own }, slog.New(slog.DiscardHandler))
+		mustEnd(t, open(t, own, false))
+		r.stop()
+		if n := asked.Load(); n > 2 { // the one that led back is closed unheard
+			t.Errorf("%s: %d connections were made of one", at, n)
+		}
+	}
+}
+
 func TestARelayClosesWhatItCannotPassOn(t *testing.T) {
 	var target atomic.Value
 	target.Store(freeAddress(t))
 	r := relayTo(t, &target)
 	mustEnd(t, open(t, r.listener.Addr().String(), false))
+}
+
+// A client that stays when the broker has closed its connection, because it has not
+// logged in, holds no place for long.
+func TestARelayDoesNotKeepWhoseConnectionIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, client := pipenet.Pipe()
+		live, far := pipenet.Pipe()
+		p := &passage{client: client, live: live}
+		began := time.Now()
+		_ = far.CloseWrite()
+		p.through()
+		if took := time.Since(began); took != relayLinger {
+			t.Errorf("it was kept for %v", took)
+		}
+		if n, err := near.Read(make([]byte, 1)); err == nil {
+			t.Errorf("the client has got %d bytes", n)
+		}
+		near.Close()
+		far.Close()
+	})
 }
 
 func TestARelayIsBounded(t *testing.T) {

@@ -1,0 +1,8 @@
+//go:build !unix
+
+package app
+
+import "net"
+
+// broken is not known here.
+func broken(net.Conn) bool { return false }
