@@ -129,12 +129,17 @@ func orDefault[T comparable](v *T, otherwise T) {
 
 // Listen opens a TCP listener whose connections are probed when they are idle:
 // after 60 s, every 10 s, 3 times. Small writes are sent at once, as always in
-// Go. Errors are those of package net.
+// Go. At 0.0.0.0 it listens for IPv4 alone, as elsewhere and not as in Go, at an empty
+// host and at :: for both. Errors are those of package net.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 60 * time.Second, Interval: 10 * time.Second, Count: 3,
 	}}
-	return lc.Listen(ctx, "tcp", addr)
+	network := "tcp"
+	if host, _, err := net.SplitHostPort(addr); err == nil && host == net.IPv4zero.String() {
+		network = "tcp4"
+	}
+	return lc.Listen(ctx, network, addr)
 }
 
 // Serve accepts connections until ctx ends. It then closes the listeners,

@@ -419,3 +419,20 @@ func inUse() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
 }
+
+// Who says 0.0.0.0 means IPv4, and does not open the broker for IPv6 beside it.
+func TestListenAtAllIPv4Addresses(t *testing.T) {
+	l, err := Listen(t.Context(), "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil || host != "0.0.0.0" {
+		t.Errorf("it listens at %v (%v)", l.Addr(), err)
+	}
+	if nc, err := net.Dial("tcp", net.JoinHostPort("::1", port)); err == nil {
+		nc.Close()
+		t.Error("it is reached over IPv6")
+	}
+}
