@@ -3,6 +3,7 @@ package gmqserver
 import (
 	"context"
 	"errors"
+	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -137,6 +138,10 @@ func (c *conn) consume() (*broker.Event, error) {
 			return nil, c.ending
 		case err == nil, news, errors.Is(err, netserve.ErrLogin):
 			return got, nil
+		case got == nil && errors.Is(err, io.EOF):
+			// The peer may have ended its direction alone, and read on. It may also have
+			// gone, so that no message is waited for any further.
+			return nil, nil
 		}
 		return nil, err // what was got goes back with the session
 	}

@@ -236,6 +236,17 @@ func TestSubscribeWaits(t *testing.T) {
 		if r := p.ask(`{"operation":"S","queue":"q","wait_msec":9000000000000000000}`); !r.Confirmed || time.Since(start) != waitMost {
 			t.Errorf("after %v: %+v", time.Since(start), r)
 		}
+		half := dial()
+		half.login()
+		half.line(wait)
+		synctest.Wait()
+		_ = half.nc.(*pipenet.Conn).CloseWrite()
+		start = time.Now()
+		half.expect(originalReply("S", "q", ""))
+		if half.expectEnd(); time.Since(start) != 0 {
+			t.Errorf("after %v", time.Since(start))
+		}
+		half.nc.Close()
 		p.line(wait)
 		synctest.Wait()
 		p.nc.Close()
