@@ -236,7 +236,11 @@ func (b *Broker) fail(err error) {
 			if b.lease != nil {
 				b.lease.ended.Store(true)
 			}
-			b.logger.Warn("this node does not own the messages any more; what is pending is neither confirmed nor refused", "error", err)
+			if errors.Is(err, journal.ErrLost) {
+				b.logger.Error("messages that were confirmed are not in the store any more: it was set back, or a replica that lacked them has taken its place; what it has is served on", "error", err)
+			} else {
+				b.logger.Warn("this node does not own the messages any more; what is pending is neither confirmed nor refused", "error", err)
+			}
 		} else {
 			b.logger.Error("the broker cannot go on; what is pending is neither confirmed nor refused", "error", err)
 		}

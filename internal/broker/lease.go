@@ -91,13 +91,18 @@ func (b *Broker) owns() bool {
 }
 
 // lost tells whether an error means that the broker's messages are, or may be,
-// another's, rather than that they are damaged or cannot be stored.
+// another's, rather than that they are damaged or cannot be stored. A medium that was
+// set back has another log than the one that this broker knows: whoever reads it next
+// owns what is left.
 func (b *Broker) lost(err error) bool {
 	if errors.Is(err, ErrOwnership) || errors.Is(err, journal.ErrFenced) {
 		return true
 	}
 	if b.lease == nil {
 		return false
+	}
+	if errors.Is(err, journal.ErrLost) {
+		return true
 	}
 	var conflict *journal.ConflictError
 	var corrupt *journal.CorruptError

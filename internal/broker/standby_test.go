@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -383,6 +384,29 @@ func TestSupersededOwnerConfirmsNothing(t *testing.T) {
 			t.Errorf("cause %v", a.b.Cause())
 		}
 		c.ended()
+	})
+}
+
+// A medium that was set back has a log that others go on with: its owner becomes one of
+// those that read it anew, and says that messages are gone, whenever it finds out.
+func TestOwnerWhoseMediumWasSetBackIsNone(t *testing.T) {
+	inSite(t, func(t *testing.T, s *site) {
+		var out strings.Builder
+		a := s.node("a", func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&out, nil)) })
+		a.up(time.Second)
+		c := a.client().confirming()
+		c.queue("q", true)
+		synctest.Wait()
+		a.j.work <- func() { a.j.failed = fmt.Errorf("append: %w", journal.ErrLost) }
+		c.publish("", "q", "m", true)
+		<-a.b.Failed()
+		if !errors.Is(a.b.Cause(), ErrOwnership) || !errors.Is(a.b.Cause(), journal.ErrLost) {
+			t.Errorf("cause %v", a.b.Cause())
+		}
+		c.ended()
+		if !strings.Contains(out.String(), "level=ERROR") {
+			t.Errorf("logged %s", &out)
+		}
 	})
 }
 

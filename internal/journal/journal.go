@@ -183,6 +183,10 @@ var (
 	ErrTooLarge = errors.New("batch is larger than the journal takes")
 	ErrLocked   = errors.New("journal is in use by another process")
 	ErrFenced   = errors.New("journal has a newer owner")
+
+	// ErrLost: the medium of a shared journal was set back behind what it had
+	// acknowledged.
+	ErrLost = errors.New("the medium has lost what it confirmed")
 )
 
 // A ConflictError is the answer to an append at a position that is not the

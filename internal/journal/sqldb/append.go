@@ -220,7 +220,7 @@ func (j *Journal) refused(a *attempt, before bool) error {
 	elsewhere := s.head != b.Position-1 || b.Position == 0
 	switch {
 	case !a.first && s.head < j.ackedPosition():
-		return finalf("the database has lost what it confirmed: its last position is %d, and %d was confirmed", s.head, j.ackedPosition())
+		return finalf("%w: the last position in the database is %d, and %d was confirmed", journal.ErrLost, s.head, j.ackedPosition())
 	case !a.first && !s.of(a.writer), !a.first && s.epoch > b.Epoch:
 		return fmt.Errorf("epoch %d, but the last batch is %d of epoch %d: %w", b.Epoch, s.head, s.epoch, journal.ErrFenced)
 	case before && s.head >= b.Position:
