@@ -322,13 +322,13 @@ func failure(b *broker.Broker, st *store) error {
 	if st.kind == MemoryStore {
 		return fmt.Errorf("the broker cannot go on: %w", cause)
 	}
-	medium := "disk"
+	medium, unless := "disk", ""
 	if st.kind == DatabaseStore {
-		medium = "database"
+		medium, unless = "database", ", unless the database itself has lost it"
 	}
 	return fmt.Errorf("the broker cannot go on, because its store in %s failed: %w. "+
-		"What was confirmed is kept; of what was pending nothing is known, and its publishers were told so. "+
-		"See to the %s, then start the broker again: it recovers by itself", st.place(), cause, medium)
+		"What was confirmed is kept%s; of what was pending nothing is known, and its publishers were told so. "+
+		"See to the %s, then start the broker again: it recovers by itself", st.place(), cause, unless, medium)
 }
 
 // describe is the process as its node is told of.

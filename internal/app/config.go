@@ -2,6 +2,7 @@ package app
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -128,10 +129,16 @@ const (
 	DatabaseStore
 )
 
+// errDatabase does not repeat what was given, for the password in it.
+var errDatabase = errors.New("a database is given as a URL: postgres://USER:PASSWORD@HOST:5432/DATABASE or mysql://USER:PASSWORD@HOST:3306/DATABASE; a directory as file:DIR")
+
 // ParseStore takes a store's URL apart. place is the directory of a FileStore, and
 // the URL of a DatabaseStore. Nothing is opened.
 func ParseStore(url string) (kind StoreKind, place string, err error) {
 	scheme, rest, ok := strings.Cut(url, ":")
+	if strings.Contains(scheme, "=") { // host=... password=..., as libpq is told of a database
+		return 0, "", errDatabase
+	}
 	if !ok {
 		return 0, "", fmt.Errorf("%q is not a store; write file:%s to keep messages in that directory, or memory: to keep them only while the broker runs", url, url)
 	}
@@ -150,6 +157,9 @@ func ParseStore(url string) (kind StoreKind, place string, err error) {
 		return DatabaseStore, url, sqldb.CheckURL(url)
 	case "nats":
 		return 0, "", fmt.Errorf("a store in %s is not in this version yet; use memory:, file:DIR, postgres:// or mysql://", scheme)
+	}
+	if strings.Contains(rest, "@") && !strings.HasPrefix(rest, "//") { // user:password@tcp(...)/..., as Go's driver for MySQL is
+		return 0, "", errDatabase
 	}
 	return 0, "", fmt.Errorf("%q is not a kind of store; there are memory:, file:DIR, postgres:// and mysql://", scheme+":")
 }

@@ -1,6 +1,9 @@
 package app
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestLimit(t *testing.T) {
 	for _, row := range []struct {
@@ -44,8 +47,14 @@ func TestParseStore(t *testing.T) {
 		{"mysql://h", 0, ""},
 		{"nats://h/name", 0, ""},
 		{"redis://h", 0, ""},
+		{"host=h user=u password=secret", 0, ""},
+		{"host=h password=secret:more", 0, ""},
+		{"u:secret@tcp(h:3306)/db", 0, ""},
 	} {
 		kind, dir, err := ParseStore(row.url)
+		if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: the password is shown: %v", row.url, err)
+		}
 		if err != nil {
 			kind, dir = 0, "" // mean nothing
 		}
