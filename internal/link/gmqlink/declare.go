@@ -39,10 +39,10 @@ func (c *conn) Declare(ctx context.Context, items []link.Item) []link.Result {
 		return results
 	}
 	calls := make([]*call, len(items))
-	s.mu.Lock()
-	if s.over {
-		s.mu.Unlock()
-		fail(s.err)
+	s.Mu.Lock()
+	if s.Over {
+		s.Mu.Unlock()
+		fail(s.Err)
 		return results
 	}
 	for i, line := range lines {
@@ -50,8 +50,8 @@ func (c *conn) Declare(ctx context.Context, items []link.Item) []link.Result {
 			calls[i] = s.askLocked(gmqwire.Length, line)
 		}
 	}
-	s.mu.Unlock()
-	s.signal()
+	s.Mu.Unlock()
+	s.Signal()
 	for i, k := range calls {
 		if k == nil {
 			continue
@@ -64,8 +64,8 @@ func (c *conn) Declare(ctx context.Context, items []link.Item) []link.Result {
 		results[i].Name = items[i].(link.Queue).Name
 		results[i].Messages = number(payload)
 	}
-	if err := s.close(ctx); err != nil {
-		c.log.Debug("closing a connection of declarations", "error", err)
+	if err := s.Close(ctx); err != nil {
+		c.Options.Logger.Debug("closing a connection of declarations", "error", err)
 	}
 	return results
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"log/slog"
 	"testing"
 
 	"github.com/ferrymq/ferry/internal/link"
@@ -49,9 +48,8 @@ func FuzzReplies(f *testing.F) {
 		near, far := pipenet.Pipe()
 		defer near.Close()
 		defer far.Close()
-		c := &conn{log: slog.New(slog.DiscardHandler), sessions: make(map[*session]struct{})}
-		c.cancel = func() {}
-		s := newSession(c, transport.NewLine(near, nil))
+		s := newSession(&conn{Group: transport.NewGroup(link.Options{})})
+		s.Line = transport.NewLine(near, nil)
 		const sent = 5
 		src, in := new(counting), new(sink)
 		if sends {
@@ -75,7 +73,7 @@ func FuzzReplies(f *testing.F) {
 			if violated != nil || s.deaf {
 				break
 			}
-			if err := s.in.Fill(from); errors.Is(err, io.EOF) {
+			if err := s.In.Fill(from); errors.Is(err, io.EOF) {
 				break
 			}
 		}

@@ -11,16 +11,15 @@ import (
 	"github.com/ferrymq/ferry/internal/wire/gmqwire"
 )
 
-// logIn asks the server, with user and password, for nothing: its answer tells
-// whether it knows them, and that it keeps the connection. It waits in reads and
-// writes of the transport only. doing is what to say of an error.
-func (s *session) logIn(user, password string) (doing string, err *link.Error) {
+// LogIn implements transport.Dialogue. It asks the server, with user and password, for
+// nothing: its answer tells whether it knows them, and that it keeps the connection.
+func (s *session) LogIn(user, password string) (doing string, err *link.Error) {
 	doing = "logging in"
 	login, bad := appendLogin(nil, user, password)
 	if bad != nil {
 		return doing, &link.Error{Kind: link.Precondition, Text: doing, Err: bad}
 	}
-	if _, err := s.line.Write(login); err != nil {
+	if _, err := s.Line.Write(login); err != nil {
 		return doing, transport.Lost(doing, err)
 	}
 	doing = "waiting for the answer to the login"
@@ -40,21 +39,22 @@ func (s *session) logIn(user, password string) (doing string, err *link.Error) {
 		return doing, original()
 	}
 	s.server = r.Server
-	s.in.Take(len(text) + 1)
+	s.Line.Stream.Excused = s.watched
+	s.In.Take(len(text) + 1)
 	return doing, nil
 }
 
 // firstLine reads the first reply. It stays unread.
 func (s *session) firstLine(doing string) ([]byte, *link.Error) {
 	for {
-		b := s.in.Unread()
+		b := s.In.Unread()
 		if end := bytes.IndexByte(b, '\n'); end >= 0 {
 			return b[:end], nil
 		}
 		if len(b) > reportMost {
 			return nil, violation(doing + ": got a line without an end")
 		}
-		err := s.in.Fill(s.line)
+		err := s.In.Fill(s.Line)
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF) && len(b) > 0:

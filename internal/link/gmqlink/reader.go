@@ -23,21 +23,22 @@ const (
 	roomMost = 1 << 20
 )
 
-// read is the reader: it gives the replies to whom they are for, in order.
-func (s *session) read() {
-	for !s.isOver() {
+// Read implements transport.Dialogue: it gives the replies to whom they are for, in
+// order.
+func (s *session) Read() {
+	for !s.IsOver() {
 		violated := s.lines()
 		s.settleRun()
 		s.deliverAll()
 		if violated != nil {
-			s.lost(violated)
+			s.Lost(violated)
 			return
 		}
-		if err := s.in.Fill(s.line); err != nil {
+		if err := s.In.Fill(s.Line); err != nil {
 			s.hungUp(err)
 			return
 		}
-		s.pulse.Reads.Add(1)
+		s.Pulse.Reads.Add(1)
 	}
 }
 
@@ -45,7 +46,7 @@ func (s *session) read() {
 // protocol.
 func (s *session) lines() *link.Error {
 	for !s.deaf {
-		b := s.in.Unread()
+		b := s.In.Unread()
 		end := bytes.IndexByte(b[s.scanned:], '\n')
 		if end < 0 {
 			s.scanned = len(b)
@@ -59,9 +60,9 @@ func (s *session) lines() *link.Error {
 		if err := s.replied(b[:end]); err != nil {
 			return err
 		}
-		s.in.Take(end + 1)
+		s.In.Take(end + 1)
 		if end > roomMost && len(b) == end+1 {
-			s.in = transport.NewInput()
+			s.In = transport.NewInput()
 		}
 	}
 	return nil
@@ -72,9 +73,9 @@ func (s *session) bounded(n int) *link.Error {
 	if n <= reportMost {
 		return nil
 	}
-	s.mu.Lock()
+	s.Mu.Lock()
 	next := s.waiting.next()
-	s.mu.Unlock()
+	s.Mu.Unlock()
 	if next != ofFetch || n > messageMost {
 		return violation(fmt.Sprintf("got a reply of more than %d bytes", n))
 	}
@@ -83,15 +84,15 @@ func (s *session) bounded(n int) *link.Error {
 
 // replied handles a reply.
 func (s *session) replied(line []byte) *link.Error {
-	s.mu.Lock()
+	s.Mu.Lock()
 	e := s.waiting.pop()
 	if e.kind == ofPublish {
 		s.unproven--
 		if s.unproven == 0 {
-			s.pulse.Held.Store(false)
+			s.Pulse.Held.Store(false)
 		}
 	}
-	s.mu.Unlock()
+	s.Mu.Unlock()
 	switch e.kind {
 	case ofPublish:
 		return s.published(line)
@@ -157,7 +158,7 @@ func (s *session) published(line []byte) *link.Error {
 func (s *session) refused() *link.Error {
 	k := s.sender
 	if !k.confirm {
-		s.log.Warn("a message was refused", "queue", s.reply.Queue, "reason", s.reply.ErrorText)
+		s.Log.Warn("a message was refused", "queue", s.reply.Queue, "reason", s.reply.ErrorText)
 		k.answered++
 		return nil
 	}
@@ -187,10 +188,10 @@ func (s *session) refused() *link.Error {
 func (s *session) dismissed(err *link.Error) {
 	s.deaf = true
 	if err.Kind == link.Forced {
-		s.lost(err)
+		s.Lost(err)
 		return
 	}
-	s.end(err, false)
+	s.End(err, false)
 }
 
 // accounted handles the reply to A or N. That the server does not know what was
@@ -200,7 +201,7 @@ func (s *session) accounted(line []byte) *link.Error {
 		return err
 	}
 	if isRefusal(&s.reply) {
-		s.log.Debug("what was settled is not known to the broker", "reason", s.reply.ErrorText)
+		s.Log.Debug("what was settled is not known to the broker", "reason", s.reply.ErrorText)
 	}
 	return nil
 }
@@ -223,41 +224,29 @@ func (s *session) answered(k *call, line []byte) *link.Error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	if k.beat {
 		s.beating = false
 	}
-	if k == s.leaving && !s.gone {
-		s.gone = true
-		close(s.left)
+	if k == s.last {
+		s.AwayLocked()
 	}
 	return nil
 }
 
 // hungUp ends the connection when nothing more can be read.
 func (s *session) hungUp(err error) {
-	s.mu.Lock()
-	e := s.writeErr
-	leaving, gone := s.leaving != nil, s.gone
-	s.mu.Unlock()
+	e := s.HungUp(err)
 	switch {
-	case gone: // whoever leaves ends the session
-		return
-	case leaving && errors.Is(err, io.EOF):
-		s.end(transport.Lost("the broker closed the connection without its last answer", io.EOF), false)
+	case e == nil:
 		return
 	case s.sender != nil && s.sender.refusing:
 		// Behind what is too large to be read at all it closes.
-		s.end(&link.Error{Kind: link.Unavailable, Text: "the broker closed the connection behind a refusal"}, false)
+		s.End(&link.Error{Kind: link.Unavailable, Text: "the broker closed the connection behind a refusal"}, false)
 		return
-	case e != nil:
-	case errors.Is(err, io.EOF) && len(s.in.Unread()) > 0:
+	case errors.Is(e, io.EOF) && len(s.In.Unread()) > 0:
 		e = transport.Lost("the broker closed the connection within a reply", io.ErrUnexpectedEOF)
-	case errors.Is(err, io.EOF):
-		e = transport.Lost("the broker closed the connection without a word", io.EOF)
-	default:
-		e = transport.Lost("reading", err)
 	}
-	s.lost(e)
+	s.Lost(e)
 }

@@ -41,7 +41,7 @@ type receiver struct {
 	batch []*link.Delivery // the reader's: of this read
 	ids   []string         // and their ids
 
-	// Guarded by session.mu.
+	// Guarded by session.Mu.
 	burst    int           // how many may be asked for now
 	asked    int           // that have no answer, or one that was not delivered yet
 	since    time.Time     // when it was last asked
@@ -66,7 +66,7 @@ func (c *conn) OpenReceiver(ctx context.Context, cfg link.ReceiverConfig, sink l
 		return nil, err
 	}
 	r := &receiver{queue: cfg.Queue, cfg: cfg, sink: sink, gate: transport.NewGate(sink.Closed), burst: 1, wait: waitMost}
-	if h := c.o.Heartbeat; h > 0 {
+	if h := c.Options.Heartbeat; h > 0 {
 		r.wait = min(r.wait, max(h*3/8, time.Millisecond))
 	}
 	r.ledger.ids = make(map[uint64]string)
@@ -79,20 +79,20 @@ func (c *conn) OpenReceiver(ctx context.Context, cfg link.ReceiverConfig, sink l
 	}), '\n')
 	session, err := c.another(ctx, func(on *session) {
 		r.session, on.receiver = on, r
-		on.gates = []*transport.Gate{r.gate}
+		on.Gates = []*transport.Gate{r.gate}
 	})
 	if err != nil {
 		return nil, err
 	}
 	// It tells whether the queue may be used, and makes it.
 	if _, err = session.ask(ctx, gmqwire.Length, length); err == nil {
-		err = session.openGates()
+		err = session.OpenGates()
 	}
 	if err != nil {
-		session.end(closed(), false)
+		session.End(transport.Closed(), false)
 		return nil, err
 	}
-	session.signal()
+	session.Signal()
 	return r, nil
 }
 
@@ -116,7 +116,7 @@ func (r *receiver) Reject(tag uint64, requeue bool) error { return r.Nack(tag, r
 func (r *receiver) settle(tag uint64, how standing) error {
 	first, err := r.ledger.settle(tag, how)
 	if first {
-		r.session.signal()
+		r.session.Signal()
 	}
 	return err
 }
@@ -133,7 +133,7 @@ func (r *receiver) appendSettledLocked(dst []byte) []byte {
 // appendFetchesLocked is for the writer: it asks for as many messages as may come.
 func (r *receiver) appendFetchesLocked(dst []byte) []byte {
 	s := r.session
-	if !s.opened || r.stopped || r.resting != nil {
+	if !s.Opened || r.stopped || r.resting != nil {
 		return dst
 	}
 	n := r.burst - r.asked
@@ -176,10 +176,10 @@ func (s *session) fetched(line []byte) *link.Error {
 	}
 	r.batch = append(r.batch, d)
 	r.ids = append(r.ids, s.reply.ID)
-	s.mu.Lock()
+	s.Mu.Lock()
 	r.pause = 0
 	r.burst = min(2*r.burst, fetchMost)
-	s.mu.Unlock()
+	s.Mu.Unlock()
 	return nil
 }
 
@@ -188,8 +188,8 @@ func (s *session) fetched(line []byte) *link.Error {
 // that does not wait, after a pause.
 func (r *receiver) empty() {
 	s := r.session
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	r.asked--
 	r.burst = 1
 	if !s.waiting.isEmpty() || r.stopped || r.finished {
@@ -205,10 +205,10 @@ func (r *receiver) empty() {
 }
 
 func (r *receiver) rested() {
-	r.session.mu.Lock()
+	r.session.Mu.Lock()
 	r.resting = nil
-	r.session.mu.Unlock()
-	r.session.signal()
+	r.session.Mu.Unlock()
+	r.session.Signal()
 }
 
 // deliverAll gives the sink what one read brought, and has the writer ask for more.
@@ -221,11 +221,11 @@ func (s *session) deliverAll() {
 		r.batch = nil
 		r.give(batch)
 		r.ids = r.ids[:0]
-		s.mu.Lock()
+		s.Mu.Lock()
 		r.asked -= len(batch) // now that the ledger has them
-		s.mu.Unlock()
+		s.Mu.Unlock()
 	}
-	s.signal()
+	s.Signal()
 }
 
 // give gives the sink deliveries.
@@ -235,9 +235,9 @@ func (r *receiver) give(batch []*link.Delivery) {
 		// The server counts these as done: they are given to the sink also while
 		// the receiver closes, and the sink may hold the reader up.
 		if r.gate.Passable() {
-			s.pulse.Held.Store(true)
+			s.Pulse.Held.Store(true)
 			r.sink.Deliver(batch)
-			s.pulse.Held.Store(false)
+			s.Pulse.Held.Store(false)
 		}
 		return
 	}
@@ -251,9 +251,9 @@ func (r *receiver) give(batch []*link.Delivery) {
 // Cancel implements link.Receiver. What the server had sent before its answer is
 // delivered.
 func (r *receiver) Cancel(ctx context.Context) error {
-	r.session.mu.Lock()
+	r.session.Mu.Lock()
 	r.stopped = true
-	r.session.mu.Unlock()
+	r.session.Mu.Unlock()
 	_, err := r.session.ask(ctx, gmqwire.Sync, syncLine)
 	var e *link.Error
 	if errors.As(err, &e) && e.Kind == link.Closed {
@@ -266,7 +266,7 @@ func (r *receiver) Cancel(ctx context.Context) error {
 // what was settled is written before the last request.
 func (r *receiver) Close(ctx context.Context) error {
 	r.close()
-	if err := r.session.close(ctx); err != nil {
+	if err := r.session.Close(ctx); err != nil {
 		return fmt.Errorf("closing a receiver: %w", err)
 	}
 	return nil
@@ -276,10 +276,10 @@ func (r *receiver) Close(ctx context.Context) error {
 // written.
 func (r *receiver) close() {
 	r.ledger.close()
-	r.session.mu.Lock()
+	r.session.Mu.Lock()
 	r.stopped, r.finished = true, true
 	resting := r.resting
-	r.session.mu.Unlock()
+	r.session.Mu.Unlock()
 	if resting != nil {
 		resting.Stop()
 	}

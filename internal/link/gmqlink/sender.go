@@ -39,16 +39,16 @@ func (c *conn) OpenSender(ctx context.Context, cfg link.SenderConfig, src link.S
 	s := &sender{src: src, confirm: cfg.Confirm, gate: transport.NewGate(src.Closed)}
 	session, err := c.another(ctx, func(on *session) {
 		s.session, on.sender = on, s
-		on.gates = []*transport.Gate{s.gate}
+		on.Gates = []*transport.Gate{s.gate}
 		if cfg.Replies != nil {
-			on.gates = []*transport.Gate{transport.NewGate(cfg.Replies.Closed), s.gate}
+			on.Gates = []*transport.Gate{transport.NewGate(cfg.Replies.Closed), s.gate}
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := session.openGates(); err != nil {
-		session.end(closed(), false)
+	if err := session.OpenGates(); err != nil {
+		session.End(transport.Closed(), false)
 		return nil, err
 	}
 	s.Wake()
@@ -60,14 +60,14 @@ func (s *sender) Wake() {
 	if s.woken.Load() || s.woken.Swap(true) {
 		return
 	}
-	s.session.signal()
+	s.session.Signal()
 }
 
 // Close implements link.Sender. Replies that come before the server's last answer
 // are still given to the source.
 func (s *sender) Close(ctx context.Context) error {
 	s.shut.Store(true)
-	if err := s.session.close(ctx); err != nil {
+	if err := s.session.Close(ctx); err != nil {
 		return fmt.Errorf("closing a sender: %w", err)
 	}
 	return nil
@@ -77,10 +77,10 @@ func (s *sender) Close(ctx context.Context) error {
 func (s *sender) unsendable(tag uint64, err error) {
 	s.shut.Store(true)
 	e := &link.Error{Kind: link.Unsendable, Tag: tag, Err: err}
-	for _, g := range s.session.gates {
+	for _, g := range s.session.Gates {
 		g.Close(e)
 	}
-	s.session.end(e, true)
+	s.session.End(e, true)
 }
 
 // settleRun tells the source of the confirmations that came.

@@ -1,13 +1,5 @@
 package gmqlink
 
-import (
-	"errors"
-	"time"
-
-	"github.com/ferrymq/ferry/internal/link"
-	"github.com/ferrymq/ferry/internal/link/transport"
-)
-
 const (
 	flushBytes  = 256 << 10 // that are gathered for one write
 	takeMost    = 256       // messages that a source is asked for at once
@@ -22,48 +14,38 @@ type writer struct {
 	encoder encoder
 }
 
-// run writes until the session is over.
-func (w *writer) run() {
-	for {
-		over, publish := w.collect()
-		if publish {
-			if err := w.publish(); err != nil {
-				w.broken(err)
-				return
-			}
-		}
-		if len(w.out) > 0 {
-			if err := w.flush(); err != nil {
-				w.broken(err)
-				return
-			}
-			if !over {
-				continue
-			}
-		}
-		if over {
-			return
-		}
-		select {
-		case <-w.wake:
-		case <-w.ending:
-		}
+// Write implements transport.Dialogue.
+func (s *session) Write() {
+	if s.watched() {
+		s.Go(s.watch)
 	}
+	s.Session.Write((&writer{session: s}).turn)
+}
+
+func (w *writer) turn() (wrote, over bool, err error) {
+	over, publish := w.collect()
+	if publish {
+		err = w.publish()
+	}
+	if err != nil || len(w.out) == 0 {
+		return false, over, err
+	}
+	return true, over, w.flush()
 }
 
 // collect puts what goes before messages into out, settlements first: what leaves
 // the session is behind them. It tells whether messages may follow.
 func (w *writer) collect() (over, publish bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.over && !w.farewell {
+	w.Mu.Lock()
+	defer w.Mu.Unlock()
+	if w.Over && !w.Farewell {
 		w.out = w.out[:0]
 		return true, false
 	}
-	if w.over {
+	if w.Over {
 		return true, false
 	}
-	publish = w.sender != nil && w.opened && w.leaving == nil
+	publish = w.sender != nil && w.Opened && !w.Leaving
 	if w.receiver != nil {
 		w.out = w.receiver.appendSettledLocked(w.out)
 	}
@@ -72,7 +54,7 @@ func (w *writer) collect() (over, publish bool) {
 		w.waiting.push(ofCall, 1, k)
 	}
 	w.asked = w.asked[:0]
-	if w.receiver != nil && w.leaving == nil {
+	if w.receiver != nil && !w.Leaving {
 		w.out = w.receiver.appendFetchesLocked(w.out)
 	}
 	return false, publish
@@ -129,22 +111,22 @@ func (w *writer) take(s *sender) (more bool, err error) {
 
 // expect notes that a publish will be answered.
 func (w *writer) expect() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.Mu.Lock()
+	defer w.Mu.Unlock()
 	w.waiting.push(ofPublish, 1, nil)
 	w.unproven++
-	w.pulse.Held.Store(true)
+	w.Pulse.Held.Store(true)
 }
 
 // flush writes out.
 func (w *writer) flush() error {
 	for from := 0; from < len(w.out); { // TLS tells what moved only of what it has written
-		n, err := w.line.Write(w.out[from:min(len(w.out), from+flushBytes)])
+		n, err := w.Line.Write(w.out[from:min(len(w.out), from+flushBytes)])
 		if err != nil {
 			return err
 		}
 		from += n
-		w.pulse.Writes.Add(1)
+		w.Pulse.Writes.Add(1)
 	}
 	if w.out = w.out[:0]; cap(w.out) > outMost {
 		w.out = nil
@@ -157,20 +139,4 @@ func (w *writer) flush() error {
 		}
 	}
 	return nil
-}
-
-// broken ends the connection when it cannot be written to. What the server had
-// said before may be why, and is read first.
-func (w *writer) broken(err error) {
-	if errors.Is(err, transport.ErrStalled) {
-		w.lost(&link.Error{Kind: link.Dead, Text: "the broker does not read", Err: err})
-		return
-	}
-	e := transport.Lost("writing", err)
-	w.mu.Lock()
-	w.writeErr = e
-	w.mu.Unlock()
-	if err := w.line.SetReadDeadline(time.Now().Add(transport.FarewellTime)); err != nil {
-		w.lost(e)
-	}
 }

@@ -40,7 +40,7 @@ func (s *session) messageHead() {
 	if s.inbox == nil || !s.isMine() {
 		return
 	}
-	d := a.Delivery(len(s.in.Unread()))
+	d := a.Delivery(len(s.In.Unread()))
 	a.delivery = d
 	a.ackID = a.ackID[:0]
 	s.readHeaders(d)
@@ -288,7 +288,7 @@ func (s *session) arrived() {
 	in := s.inbox
 	if len(in.batch) == 0 {
 		s.settleRun() // what came before it is before it
-		in.batch = make([]*link.Delivery, 0, a.Expected(len(s.in.Unread())))
+		in.batch = make([]*link.Delivery, 0, a.Expected(len(s.In.Unread())))
 		in.ids, in.ends = in.ids[:0], in.ends[:0]
 	}
 	in.batch = append(in.batch, d)
@@ -309,9 +309,9 @@ func (s *session) deliverAll() {
 		// The broker counts these as done: they are given to the sink also while
 		// the receiver closes, and the sink may hold the reader up.
 		if in.gate.Passable() {
-			s.pulse.Held.Store(true)
+			s.Pulse.Held.Store(true)
 			in.sink.Deliver(batch)
-			s.pulse.Held.Store(false)
+			s.Pulse.Held.Store(false)
 		}
 		return
 	}
@@ -327,7 +327,7 @@ func (s *session) deliverAll() {
 }
 
 func (s *session) isOpened() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.opened
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	return s.Opened
 }

@@ -1,7 +1,6 @@
 package stomplink
 
 import (
-	"net"
 	"strconv"
 	"testing"
 
@@ -12,11 +11,8 @@ import (
 
 // reading is a session whose reader is driven by hand.
 func reading(dialect dialect) *session {
-	near, far := net.Pipe()
-	near.Close()
-	far.Close()
-	s := newSession(&conn{dialect: dialect, log: nil}, transport.NewLine(near, nil))
-	s.version, s.found.decoder.Version, s.opened = stompwire.V12, stompwire.V12, true
+	s := newSession(&conn{Group: transport.NewGroup(link.Options{}), dialect: dialect})
+	s.version, s.found.decoder.Version, s.Opened = stompwire.V12, stompwire.V12, true
 	return s
 }
 
@@ -60,7 +56,7 @@ func BenchmarkReceive(b *testing.B) {
 	var out []byte
 	b.ReportAllocs()
 	for done := 0; done < b.N; done = in.sink.(*nothing).n {
-		if err := s.in.Fill(r); err != nil {
+		if err := s.In.Fill(r); err != nil {
 			b.Fatal(err)
 		}
 		if err := s.frames(); err != nil {
@@ -88,7 +84,7 @@ func BenchmarkReceipts(b *testing.B) {
 		for ; tag <= b.N && len(batch) < 60<<10; tag++ {
 			batch = append(strconv.AppendInt(append(batch, "RECEIPT\nreceipt-id:"...), int64(tag), 10), "\n\n\x00\n"...)
 		}
-		if err := s.in.Fill(&whole{batch}); err != nil {
+		if err := s.In.Fill(&whole{batch}); err != nil {
 			b.Fatal(err)
 		}
 		if err := s.frames(); err != nil {

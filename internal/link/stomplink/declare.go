@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/transport"
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
 
@@ -49,8 +50,8 @@ func (c *conn) Declare(ctx context.Context, items []link.Item) []link.Result {
 		defer func() { <-c.declares }()
 	case <-ctx.Done():
 		return fail(context.Cause(ctx))
-	case <-c.ctx.Done():
-		return fail(c.err)
+	case <-c.Failed():
+		return fail(c.Reason())
 	}
 	var all []byte
 	for _, i := range todo {
@@ -124,11 +125,11 @@ func (c *conn) errand(ctx context.Context, frames []byte) error {
 	}
 	if c.dialect == rabbitmq {
 		if err := s.ask(ctx, stompwire.Send, c.barrier(), false); err != nil {
-			s.end(&link.Error{Kind: link.Closed, Text: "was closed"}, false)
+			s.End(transport.Closed(), false)
 			return err
 		}
 	}
-	return s.close(ctx)
+	return s.Close(ctx)
 }
 
 // barrier is the headers of a message that is for nobody. RabbitMQ declares a queue

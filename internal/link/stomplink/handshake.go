@@ -13,6 +13,14 @@ import (
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
 
+// LogIn implements transport.Dialogue.
+func (s *session) LogIn(user, password string) (doing string, err *link.Error) {
+	h := handshake{session: s, user: user, password: password}
+	err = h.run()
+	s.Line.Stream.Excused = s.standsStill
+	return h.doing, err
+}
+
 // handshake logs in (STOMP 1.2, Connecting). It waits in reads and writes of the
 // transport only.
 type handshake struct {
@@ -27,7 +35,7 @@ func (h *handshake) run() *link.Error {
 	if err != nil {
 		return precondition(h.doing, err)
 	}
-	if _, err := h.line.Write(out); err != nil {
+	if _, err := h.Line.Write(out); err != nil {
 		return transport.Lost(h.doing, err)
 	}
 	h.doing = "waiting for CONNECTED"
@@ -98,7 +106,7 @@ func (h *handshake) connected() *link.Error {
 		if err != nil {
 			return malformed(h.doing, err)
 		}
-		h.send, h.receive = agreed(c.settings.send, wants), agreed(c.settings.receive, can)
+		h.Send, h.Receive = agreed(c.settings.send, wants), agreed(c.settings.receive, can)
 	}
 	server, _ := d.Get(stompwire.HeaderServer)
 	h.server = string(server)
@@ -136,15 +144,15 @@ func (h *handshake) refused() *link.Error {
 func (h *handshake) head() *link.Error {
 	d := &h.found.decoder
 	for {
-		n, err := d.Head(h.in.Unread())
+		n, err := d.Head(h.In.Unread())
 		if err != nil {
 			return h.garbage(err)
 		}
 		if n > 0 {
-			h.in.Take(n)
+			h.In.Take(n)
 			return nil
 		}
-		if err := h.in.Fill(h.line); err != nil {
+		if err := h.In.Fill(h.Line); err != nil {
 			return h.hangup(err)
 		}
 	}
@@ -156,18 +164,18 @@ func (h *handshake) body() ([]byte, *link.Error) {
 		return nil, violation(fmt.Sprintf("%s: got a frame of %d bytes", h.doing, h.found.decoder.Length))
 	}
 	for {
-		body, n, err := h.found.decoder.Body(h.in.Unread())
+		body, n, err := h.found.decoder.Body(h.In.Unread())
 		if err != nil {
 			return nil, malformed(h.doing, err)
 		}
 		if n > 0 {
-			h.in.Take(n)
+			h.In.Take(n)
 			return body, nil
 		}
-		if len(h.in.Unread()) > reportMost {
+		if len(h.In.Unread()) > reportMost {
 			return nil, violation(h.doing + ": got a frame without an end")
 		}
-		if err := h.in.Fill(h.line); err != nil {
+		if err := h.In.Fill(h.Line); err != nil {
 			return nil, h.hangup(err)
 		}
 	}
@@ -175,7 +183,7 @@ func (h *handshake) body() ([]byte, *link.Error) {
 
 // hangup is the error of a read.
 func (h *handshake) hangup(err error) *link.Error {
-	if b := h.in.Unread(); len(b) > 0 && errors.Is(err, io.EOF) {
+	if b := h.In.Unread(); len(b) > 0 && errors.Is(err, io.EOF) {
 		if e := foreign(b); e != nil {
 			return e
 		}
@@ -188,7 +196,7 @@ func (h *handshake) hangup(err error) *link.Error {
 
 // garbage is the error of bytes that are no frame.
 func (h *handshake) garbage(err error) *link.Error {
-	if e := foreign(h.in.Unread()); e != nil {
+	if e := foreign(h.In.Unread()); e != nil {
 		return e
 	}
 	return malformed(h.doing, err)

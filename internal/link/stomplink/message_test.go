@@ -255,8 +255,6 @@ func FuzzPeer(f *testing.F) {
 			synctest.Wait()
 			home.nc.Close()
 			<-conn.Done()
-			conn.mu.Lock()
-			defer conn.mu.Unlock()
 			if len(src.calls) == 0 || !strings.HasPrefix(src.calls[len(src.calls)-1], "closed") || !strings.HasPrefix(in.calls[len(in.calls)-1], "closed") {
 				t.Errorf("%q, %q", src.calls, in.calls)
 			}

@@ -1,9 +1,7 @@
 package stomplink
 
 import (
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/ferrymq/ferry/internal/link"
 	"github.com/ferrymq/ferry/internal/link/transport"
@@ -16,20 +14,26 @@ var limits = stompwire.Limits{Line: 256 << 10, Headers: 4096, Head: 1 << 20, Bod
 // reportMost is how many bytes the body of a frame may have that is no message.
 const reportMost = 1 << 20
 
-// read is the reader: it gives what arrives to whom it is for, in order.
-func (s *session) read() {
-	for !s.isOver() {
+// Read implements transport.Dialogue: it gives what arrives to whom it is for, in
+// order.
+func (s *session) Read() {
+	if s.sender != nil {
+		defer s.sender.receipts.close()
+	}
+	for !s.IsOver() {
 		if err := s.frames(); err != nil {
-			s.violated(err)
+			s.Lost(err)
 			return
 		}
 		s.settleRun()
 		s.deliverAll()
-		if err := s.in.Fill(s.line); err != nil {
-			s.hungUp(err)
+		if err := s.In.Fill(s.Line); err != nil {
+			if e := s.HungUp(err); e != nil {
+				s.Lost(e)
+			}
 			return
 		}
-		s.pulse.Reads.Add(1)
+		s.Pulse.Reads.Add(1)
 	}
 }
 
@@ -48,19 +52,19 @@ func (s *session) frames() *link.Error {
 			continue
 		}
 		if !a.begun { // the decoder has not seen what stands here
-			s.in.Take(stompwire.EOLs(s.in.Unread()))
+			s.In.Take(stompwire.EOLs(s.In.Unread()))
 		}
-		n, err := a.decoder.Head(s.in.Unread())
+		n, err := a.decoder.Head(s.In.Unread())
 		switch {
 		case err != nil:
 			return malformed("reading a frame", err)
 		case n == 0:
 			// Of a CR that may be the beginning of a heart-beat it keeps nothing.
-			b := s.in.Unread()
+			b := s.In.Unread()
 			a.begun = len(b) > 1 || len(b) == 1 && b[0] != '\r'
 			return nil
 		}
-		s.in.Take(n)
+		s.In.Take(n)
 		a.begun, a.within = false, true
 		a.size = n
 		if err := s.head(); err != nil {
@@ -99,11 +103,11 @@ func (s *session) rest() (whole bool, err *link.Error) {
 	if d.Command == stompwire.Message && d.Length >= 0 {
 		return s.messageBody()
 	}
-	body, n, e := d.Body(s.in.Unread())
+	body, n, e := d.Body(s.In.Unread())
 	switch {
 	case e != nil:
 		return false, malformed("reading a frame", e)
-	case n == 0 && d.Command != stompwire.Message && len(s.in.Unread()) > reportMost:
+	case n == 0 && d.Command != stompwire.Message && len(s.In.Unread()) > reportMost:
 		return false, violation(fmt.Sprintf("got %s without an end", d.Command))
 	case n == 0:
 		return false, nil
@@ -112,7 +116,7 @@ func (s *session) rest() (whole bool, err *link.Error) {
 	switch d.Command {
 	case stompwire.Message:
 		if a.delivery != nil && len(body) > 0 {
-			a.delivery.Message.Body = append(a.Room(len(body), len(s.in.Unread())), body...)
+			a.delivery.Message.Body = append(a.Room(len(body), len(s.In.Unread())), body...)
 		}
 		a.Size = a.size + n
 		s.arrived()
@@ -122,14 +126,14 @@ func (s *session) rest() (whole bool, err *link.Error) {
 		a.report.body = string(body)
 		s.reported()
 	}
-	s.in.Take(n)
+	s.In.Take(n)
 	return true, nil
 }
 
 // messageBody takes what there is of a body whose length is known, to its place.
 func (s *session) messageBody() (whole bool, err *link.Error) {
 	a := &s.found
-	src := s.in.Unread()
+	src := s.In.Unread()
 	if n := min(a.left, len(src)); n > 0 {
 		if m := a.delivery; m != nil {
 			if m.Message.Body == nil {
@@ -137,7 +141,7 @@ func (s *session) messageBody() (whole bool, err *link.Error) {
 			}
 			m.Message.Body = append(m.Message.Body, src[:n]...)
 		}
-		s.in.Take(n)
+		s.In.Take(n)
 		a.left -= n
 		src = src[n:]
 	}
@@ -147,35 +151,10 @@ func (s *session) messageBody() (whole bool, err *link.Error) {
 	if src[0] != 0 {
 		return false, violation("got a MESSAGE that is longer than its content-length says")
 	}
-	s.in.Take(1)
+	s.In.Take(1)
 	a.within = false
 	s.arrived()
 	return true, nil
-}
-
-// violated ends the connection for what the peer did.
-func (s *session) violated(err *link.Error) { s.lost(err) }
-
-// hungUp ends the connection when nothing more can be read.
-func (s *session) hungUp(err error) {
-	s.mu.Lock()
-	e := s.writeErr
-	leaving, gone := s.leaving, s.gone
-	s.mu.Unlock()
-	switch {
-	case gone: // whoever leaves ends the session
-		return
-	case leaving && errors.Is(err, io.EOF):
-		// Some brokers close without the receipt that DISCONNECT asked for.
-		s.end(transport.Lost("the broker closed the connection without a receipt for DISCONNECT", io.EOF), false)
-		return
-	case e != nil:
-	case errors.Is(err, io.EOF):
-		e = transport.Lost("the broker closed the connection without a word", io.EOF)
-	default:
-		e = transport.Lost("reading", err)
-	}
-	s.lost(e)
 }
 
 // received handles a RECEIPT. One that nobody waits for, or waits for any more, is
@@ -191,7 +170,7 @@ func (s *session) received() {
 		s.deliverAll()
 		s.answered(r.id)
 	default:
-		s.log.Debug("a receipt of nothing that was sent", "session", s.server)
+		s.Log.Debug("a receipt of nothing that was sent", "session", s.server)
 	}
 }
 
@@ -204,15 +183,15 @@ func (s *session) reported() {
 	if r.receipt.kind == ofMessage && s.sender != nil && r.receipt.id >= 1 && r.receipt.id <= s.sender.sent.Load() {
 		err.Tag = r.receipt.id
 	}
-	s.mu.Lock()
-	leaving := s.leaving
-	s.mu.Unlock()
+	s.Mu.Lock()
+	leaving := s.Leaving
+	s.Mu.Unlock()
 	switch {
 	case s.sender == nil && s.receiver == nil && !leaving && !s.errand, err.Kind == link.Forced:
 		// It was asked for nothing that it could refuse, or the broker ends.
-		s.lost(err)
+		s.Lost(err)
 	default:
-		s.end(err, false)
+		s.End(err, false)
 	}
 }
 

@@ -27,7 +27,7 @@ func (s *session) confirmed(tag uint64) {
 	k := s.sender
 	r := &k.receipts
 	if tag <= r.run || tag > k.sent.Load() || !k.confirm {
-		s.log.Debug("a receipt of nothing that waits for one", "receipt", tag)
+		s.Log.Debug("a receipt of nothing that waits for one", "receipt", tag)
 		return
 	}
 	if tag == r.run+1 {
@@ -70,7 +70,7 @@ func (s *session) catchUp() {
 // awaitReceipt ends the sender when the receipt of a message stays away.
 func (s *session) awaitReceipt(tag uint64) {
 	s.sender.receipts.late = time.AfterFunc(receiptPatience, func() {
-		s.end(&link.Error{Kind: link.Unavailable, Text: fmt.Sprintf(
+		s.End(&link.Error{Kind: link.Unavailable, Text: fmt.Sprintf(
 			"the broker sent no receipt for message %d of this connection, and those of later ones %v ago", tag, receiptPatience)}, false)
 	})
 }

@@ -56,7 +56,7 @@ func (c *conn) OpenReceiver(ctx context.Context, cfg link.ReceiverConfig, sink l
 	session, err := c.another(ctx, func(on *session) {
 		r.session = on
 		on.receiver, on.inbox = r, in
-		on.gates = []*transport.Gate{in.gate}
+		on.Gates = []*transport.Gate{in.gate}
 	})
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func (c *conn) OpenReceiver(ctx context.Context, cfg link.ReceiverConfig, sink l
 		err = session.ask(ctx, stompwire.Subscribe, headers, true)
 	}
 	if err != nil {
-		session.end(&link.Error{Kind: link.Closed, Text: "was not opened"}, false)
+		session.End(transport.Closed(), false)
 		return nil, err
 	}
 	return r, nil
@@ -169,10 +169,10 @@ func (r *receiver) Reject(tag uint64, requeue bool) error { return r.Nack(tag, r
 func (r *receiver) settle(tag uint64, how standing) error {
 	first, err := r.ledger.settle(tag, how)
 	if first {
-		r.session.mu.Lock()
+		r.session.Mu.Lock()
 		r.session.dirty = true
-		r.session.mu.Unlock()
-		r.session.signal()
+		r.session.Mu.Unlock()
+		r.session.Signal()
 	}
 	return err
 }
@@ -191,7 +191,7 @@ func (r *receiver) appendSettled(dst []byte) []byte {
 	dst = append(stompwire.AppendHeadEnd(dst), 0)
 	headers, err := s.subscription(r.place, again, r.cfg)
 	if err != nil {
-		s.log.Error("subscribing again", "error", err) // it could be encoded the first time
+		s.Log.Error("subscribing again", "error", err) // it could be encoded the first time
 		return dst
 	}
 	dst = stompwire.AppendCommand(dst, stompwire.Subscribe)
@@ -242,7 +242,7 @@ func (r *receiver) Cancel(ctx context.Context) error {
 // has done all that came before.
 func (r *receiver) Close(ctx context.Context) error {
 	r.ledger.close()
-	if err := r.session.close(ctx); err != nil {
+	if err := r.session.Close(ctx); err != nil {
 		return fmt.Errorf("closing a receiver: %w", err)
 	}
 	return nil

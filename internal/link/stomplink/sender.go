@@ -37,14 +37,14 @@ func (c *conn) OpenSender(ctx context.Context, cfg link.SenderConfig, src link.S
 	s := &sender{src: src, confirm: cfg.Confirm, gate: transport.NewGate(src.Closed)}
 	session, err := c.another(ctx, func(on *session) {
 		s.session, on.sender = on, s
-		on.gates = []*transport.Gate{s.gate}
+		on.Gates = []*transport.Gate{s.gate}
 		if cfg.Replies == nil {
 			return
 		}
 		on.inbox = &inbox{sink: cfg.Replies, gate: transport.NewGate(cfg.Replies.Closed)}
 		// It is closed first: whoever waits for a reply to what was confirmed must
 		// not take a receipt of the next session for that.
-		on.gates = []*transport.Gate{on.inbox.gate, s.gate}
+		on.Gates = []*transport.Gate{on.inbox.gate, s.gate}
 	})
 	if err != nil {
 		return nil, err
@@ -52,25 +52,14 @@ func (c *conn) OpenSender(ctx context.Context, cfg link.SenderConfig, src link.S
 	if cfg.Replies != nil {
 		err = s.subscribeReplies(ctx)
 	} else {
-		err = session.openGates()
+		err = session.OpenGates()
 	}
 	if err != nil {
-		session.end(&link.Error{Kind: link.Closed, Text: "was not opened"}, false)
+		session.End(transport.Closed(), false)
 		return nil, err
 	}
 	s.Wake()
 	return s, nil
-}
-
-// openGates opens the gates of a session that has nothing to ask first.
-func (s *session) openGates() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.over {
-		return s.err
-	}
-	s.openLocked()
-	return nil
 }
 
 // subscribeReplies finds a destination for replies to what this session sends.
@@ -88,7 +77,7 @@ func (s *sender) subscribeReplies(ctx context.Context) error {
 		// The broker makes the queue, and a subscription to it, when it sees the first
 		// reply-to.
 		s.replyTo = stompwire.Destination{Kind: stompwire.TempQueue, Name: "ferry"}.String()
-		return s.session.openGates()
+		return s.session.OpenGates()
 	}
 }
 
@@ -97,14 +86,14 @@ func (s *sender) Wake() {
 	if s.woken.Load() || s.woken.Swap(true) {
 		return
 	}
-	s.session.signal()
+	s.session.Signal()
 }
 
 // Close implements link.Sender. Receipts that come before the broker's answer are
 // still given to the source.
 func (s *sender) Close(ctx context.Context) error {
 	s.shut.Store(true)
-	if err := s.session.close(ctx); err != nil {
+	if err := s.session.Close(ctx); err != nil {
 		return fmt.Errorf("closing a sender: %w", err)
 	}
 	return nil
@@ -114,8 +103,8 @@ func (s *sender) Close(ctx context.Context) error {
 func (s *sender) unsendable(tag uint64, err error) {
 	s.shut.Store(true)
 	e := &link.Error{Kind: link.Unsendable, Tag: tag, Err: err}
-	for _, g := range s.session.gates {
+	for _, g := range s.session.Gates {
 		g.Close(e)
 	}
-	s.session.end(e, true)
+	s.session.End(e, true)
 }

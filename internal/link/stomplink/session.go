@@ -2,11 +2,7 @@ package stomplink
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
 	"github.com/ferrymq/ferry/internal/link/transport"
@@ -15,50 +11,29 @@ import (
 
 // A session is one STOMP connection: a sender's, a receiver's, that of
 // declarations, or, where it has none of these, the one that tells whether the
-// broker is there.
+// broker is there. It is a transport.Dialogue.
 type session struct {
+	*transport.Session
 	conn *conn
-	log  *slog.Logger
-	line *transport.Line
 
-	// Agreed on in the handshake, and what the broker said that it is.
-	server        string
-	version       stompwire.Version
-	send, receive time.Duration // heart-beats, 0 for none
+	// What the broker said when it was logged in to.
+	server  string
+	version stompwire.Version
 
 	sender   *sender
 	receiver *receiver
-	errand   bool              // it is that of declarations
-	inbox    *inbox            // of a receiver, or of a sender's replies
-	gates    []*transport.Gate // shut when it ends
+	errand   bool   // it is that of declarations
+	inbox    *inbox // of a receiver, or of a sender's replies
 
-	in    transport.Input // the reader's
-	found arrivals        // the reader's
+	found   arrivals // the reader's
+	blocked bool     // the writer's: its write stands still
 
-	pulse   transport.Pulse
-	blocked bool // the writer's: its write stands still
-
-	wake chan struct{} // for the writer, one slot
-
-	goroutines sync.WaitGroup // reader, writer, pulse
-	written    chan struct{}  // closed when the writer has ended
-	left       chan struct{}  // closed when the broker has answered DISCONNECT, or closed
-	ending     chan struct{}  // closed when over is set
-	done       chan struct{}  // closed when all is over
-
-	mu       sync.Mutex // guards the rest
-	control  []byte     // frames that go before messages
-	beating  bool       // a heart-beat is among them
-	dirty    bool       // the receiver has settled something
-	calls    []*call    // that wait for their receipts
-	receipts uint64     // the number of the last
-	opened   bool       // the gates were
-	leaving  bool       // DISCONNECT was queued
-	gone     bool       // left was closed
-	over     bool
-	farewell bool        // control is written yet
-	err      *link.Error // why it is over
-	writeErr *link.Error // what ended the writer before the reader
+	// Guarded by Mu.
+	control  []byte  // frames that go before messages
+	beating  bool    // a heart-beat is among them
+	dirty    bool    // the receiver has settled something
+	calls    []*call // that wait for their receipts
+	receipts uint64  // the number of the last
 }
 
 // A call is a request whose receipt is waited for.
@@ -69,47 +44,26 @@ type call struct {
 	err   error         // valid then
 }
 
-func newSession(c *conn, line *transport.Line) *session {
-	s := &session{
-		conn:    c,
-		log:     c.log,
-		line:    line,
-		in:      transport.NewInput(),
-		wake:    make(chan struct{}, 1),
-		written: make(chan struct{}),
-		left:    make(chan struct{}),
-		ending:  make(chan struct{}),
-		done:    make(chan struct{}),
-	}
+func newSession(c *conn) *session {
+	s := &session{conn: c}
+	s.Session = transport.NewSession(c.Group, s)
 	s.found.decoder.Limits = limits
 	return s
 }
 
-// run starts the goroutines of a session that has logged in.
-func (s *session) run() {
-	s.line.Stream.Excused = s.standsStill
-	s.line.Stream.Stall.Store(int64(transport.StallTime(s.receive)))
-	if s.send > 0 || s.receive > 0 {
-		s.goroutines.Go(func() { s.pulse.Run(s.ending, s.send, s.receive, s.beat, s.dead) })
-	}
-	s.goroutines.Go(s.read)
-	s.goroutines.Go(func() {
-		defer close(s.written)
-		(&writer{session: s}).run()
-	})
-	go s.finish() // done is closed by its end
-}
+// readsNothing is what there is to say of a broker that reads nothing.
+const readsNothing = "the broker reads nothing, as RabbitMQ does in an alarm"
 
 // standsStill is asked while a write stands still. STOMP has no way to say that a
 // broker takes no messages: one whose heart-beats come is alive, and the pulse ends
 // the connection when they do not.
 func (s *session) standsStill() bool {
-	if s.receive == 0 {
+	if s.Receive == 0 {
 		return false
 	}
 	if !s.blocked {
 		s.blocked = true
-		s.conn.setBlocked(true)
+		s.conn.SetBlocked(true, readsNothing)
 	}
 	return true
 }
@@ -118,165 +72,60 @@ func (s *session) standsStill() bool {
 func (s *session) moved() {
 	if s.blocked {
 		s.blocked = false
-		s.conn.setBlocked(false)
+		s.conn.SetBlocked(false, readsNothing)
 	}
 }
 
-// beat queues a heart-beat, unless there is one, or nothing may follow.
-func (s *session) beat() {
-	s.mu.Lock()
-	if !s.beating && !s.leaving {
+// Beat implements transport.Dialogue.
+func (s *session) Beat() {
+	s.Mu.Lock()
+	if !s.beating && !s.Leaving {
 		s.beating = true
 		s.control = append(s.control, '\n')
 	}
-	s.mu.Unlock()
-	s.signal()
+	s.Mu.Unlock()
+	s.Signal()
 }
 
-func (s *session) dead() {
-	s.lost(&link.Error{
-		Kind: link.Dead,
-		Text: fmt.Sprintf("nothing came for %v, which is two heart-beats", 2*s.receive),
-	})
-}
-
-// signal wakes the writer.
-func (s *session) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// lost ends the whole connection for what ended this session: the others have the
-// same broker.
-func (s *session) lost(err *link.Error) {
-	if s.isOver() {
-		return // what fails now fails because of that
-	}
-	s.conn.fail(err, false)
-	s.end(err, false)
-}
-
-// end ends the session, if it has not ended yet. With farewell what is in control
-// is still written, if that takes no longer than transport.FarewellTime.
-func (s *session) end(err *link.Error, farewell bool) {
-	s.mu.Lock()
-	if s.over {
-		s.mu.Unlock()
-		return
-	}
-	s.over, s.err, s.farewell = true, err, farewell
-	s.mu.Unlock()
-	close(s.ending)
-	if !farewell {
-		s.line.Cut()
-	}
-	s.signal()
-}
-
-// finish ends what a session consists of, once it is over.
-func (s *session) finish() {
-	<-s.ending
+// Fail implements transport.Dialogue.
+func (s *session) Fail(err *link.Error) {
 	if s.receiver != nil {
 		s.receiver.ledger.close()
 	}
-	s.mu.Lock()
+	s.Mu.Lock()
 	calls := s.calls
 	s.calls = nil
-	s.mu.Unlock()
+	s.Mu.Unlock()
 	for _, k := range calls {
-		k.err = s.err
+		k.err = err
 		close(k.done)
 	}
-	var why error
-	if s.err.Kind != link.Closed || s.conn.isClosing() {
-		why = s.err
-	}
-	for _, g := range s.gates {
-		g.Close(why)
-	}
-	timer := time.AfterFunc(transport.FarewellTime, s.line.Cut)
-	<-s.written
-	if s.farewell {
-		s.line.EndTLS()
-	}
-	s.line.Cut()
-	timer.Stop()
-	s.goroutines.Wait()
-	if s.sender != nil {
-		s.sender.receipts.close()
-	}
-	close(s.done)
-	s.conn.forget(s)
 }
 
-func (c *conn) isClosing() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closing
-}
-
-func (s *session) isOver() bool {
-	select {
-	case <-s.ending:
-		return true
-	default:
-		return false
+// LeaveLocked implements transport.Dialogue.
+func (s *session) LeaveLocked() {
+	if s.receiver != nil {
+		s.dirty = true
 	}
-}
-
-// leave has DISCONNECT written behind all that is to be written, and left closed
-// when it was answered.
-func (s *session) leave() {
-	s.mu.Lock()
-	if !s.leaving && !s.over {
-		s.leaving = true
-		if s.receiver != nil {
-			s.dirty = true
-		}
-		s.requestLocked(stompwire.Disconnect, nil)
-	}
-	s.mu.Unlock()
-	s.signal()
-}
-
-// close ends a session in order, and waits until it has ended. It returns why that
-// was, if it was not by this side. When ctx ends first it is cut.
-func (s *session) close(ctx context.Context) error {
-	s.leave()
-	select {
-	case <-s.left:
-		s.end(&link.Error{Kind: link.Closed, Text: "was closed"}, true)
-	case <-s.ending:
-	case <-ctx.Done():
-		s.end(&link.Error{Kind: link.Closed, Text: "was closed"}, false)
-		<-s.done
-		return context.Cause(ctx)
-	}
-	<-s.done
-	if s.err.Kind == link.Closed {
-		return nil
-	}
-	return s.err
+	s.requestLocked(stompwire.Disconnect, nil)
 }
 
 // ask sends a request and waits for its receipt. extra are its headers, encoded.
 // With opens the receipt opens the gates, and an error means that it did not.
 func (s *session) ask(ctx context.Context, command stompwire.Command, extra []byte, opens bool) error {
-	s.mu.Lock()
+	s.Mu.Lock()
 	switch {
-	case s.over:
-		s.mu.Unlock()
-		return s.err
-	case s.leaving:
-		s.mu.Unlock()
-		return &link.Error{Kind: link.Closed, Text: "was closed"}
+	case s.Over:
+		s.Mu.Unlock()
+		return s.Err
+	case s.Leaving:
+		s.Mu.Unlock()
+		return transport.Closed()
 	}
 	k := s.requestLocked(command, extra)
 	k.opens = opens
-	s.mu.Unlock()
-	s.signal()
+	s.Mu.Unlock()
+	s.Signal()
 	select {
 	case <-k.done:
 		return k.err
@@ -291,8 +140,8 @@ func (s *session) ask(ctx context.Context, command stompwire.Command, extra []by
 
 // forsake gives up waiting for a call, unless it was answered meanwhile.
 func (s *session) forsake(k *call) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	i := slices.Index(s.calls, k)
 	if i >= 0 {
 		s.calls = slices.Delete(s.calls, i, i+1)
@@ -315,33 +164,17 @@ func (s *session) requestLocked(command stompwire.Command, extra []byte) *call {
 
 // answered is for the reader: the receipt of a call came.
 func (s *session) answered(id uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	if i := slices.IndexFunc(s.calls, func(k *call) bool { return k.id == id }); i >= 0 {
 		k := s.calls[i]
 		s.calls = slices.Delete(s.calls, i, i+1)
 		if k.opens {
-			s.openLocked()
+			s.OpenGatesLocked()
 		}
 		close(k.done)
 	}
-	if s.leaving && id == s.receipts { // nothing is asked behind DISCONNECT
-		s.awayLocked()
-	}
-}
-
-// openLocked opens the gates.
-func (s *session) openLocked() {
-	for _, g := range s.gates {
-		g.Open()
-	}
-	s.opened = true
-}
-
-// awayLocked notes that the broker has done all that it was asked.
-func (s *session) awayLocked() {
-	if !s.gone {
-		s.gone = true
-		close(s.left)
+	if s.Leaving && id == s.receipts { // nothing is asked behind DISCONNECT
+		s.AwayLocked()
 	}
 }

@@ -1,13 +1,8 @@
 package stomplink
 
 import (
-	"errors"
 	"net"
 	"strconv"
-	"time"
-
-	"github.com/ferrymq/ferry/internal/link"
-	"github.com/ferrymq/ferry/internal/link/transport"
 )
 
 const (
@@ -26,48 +21,33 @@ type writer struct {
 	pieces  net.Buffers
 }
 
-// run writes until the session is over.
-func (w *writer) run() {
-	for {
-		over, publish := w.collect()
-		if publish {
-			if err := w.publish(); err != nil {
-				w.broken(err)
-				return
-			}
-		}
-		if len(w.out) > 0 {
-			if err := w.flush(); err != nil {
-				w.broken(err)
-				return
-			}
-			if !over {
-				continue
-			}
-		}
-		if over {
-			return
-		}
-		select {
-		case <-w.wake:
-		case <-w.ending:
-		}
+// Write implements transport.Dialogue.
+func (s *session) Write() { s.Session.Write((&writer{session: s}).turn) }
+
+func (w *writer) turn() (wrote, over bool, err error) {
+	over, publish := w.collect()
+	if publish {
+		err = w.publish()
 	}
+	if err != nil || len(w.out) == 0 {
+		return false, over, err
+	}
+	return true, over, w.flush()
 }
 
 // collect puts what goes before messages into out, settlements first: what leaves
 // the session is behind them. It tells whether messages may follow.
 func (w *writer) collect() (over, publish bool) {
-	w.mu.Lock()
+	w.Mu.Lock()
 	control, dirty := w.session.control, w.dirty
 	w.session.control, w.dirty = w.control[:0], false
 	w.beating = false
-	over = w.over
-	publish = w.sender != nil && w.opened && !over && !w.leaving
-	if over && !w.farewell {
+	over = w.Over
+	publish = w.sender != nil && w.Opened && !over && !w.Leaving
+	if over && !w.Farewell {
 		control, dirty = control[:0], false
 	}
-	w.mu.Unlock()
+	w.Mu.Unlock()
 	if dirty {
 		w.out = w.receiver.appendSettled(w.out)
 		w.receiver.giveAgain()
@@ -137,7 +117,7 @@ func (w *writer) take(s *sender) (more bool, err error) {
 
 // flush writes out.
 func (w *writer) flush() error {
-	_, err := w.line.Write(w.out)
+	_, err := w.Line.Write(w.out)
 	w.moved()
 	if err != nil {
 		return err
@@ -147,7 +127,7 @@ func (w *writer) flush() error {
 }
 
 func (w *writer) flushed() {
-	w.pulse.Writes.Add(1)
+	w.Pulse.Writes.Add(1)
 	w.out = w.out[:0]
 	if s := w.sender; s != nil && s.told {
 		s.told = false
@@ -163,16 +143,16 @@ var frameEnd = []byte{0}
 // writeLarge writes out and a body behind it, which is not copied unless it has
 // to be encrypted: TLS does that in pieces of its own.
 func (w *writer) writeLarge(body []byte) error {
-	if w.line.Secure {
-		if _, err := w.line.Write(w.out); err != nil {
+	if w.Line.Secure {
+		if _, err := w.Line.Write(w.out); err != nil {
 			return err
 		}
 		for len(body) > 0 {
 			n := min(len(body), flushBytes)
-			if _, err := w.line.Write(body[:n]); err != nil {
+			if _, err := w.Line.Write(body[:n]); err != nil {
 				return err
 			}
-			w.pulse.Writes.Add(1)
+			w.Pulse.Writes.Add(1)
 			body = body[n:]
 		}
 		w.out = append(w.out[:0], 0)
@@ -180,7 +160,7 @@ func (w *writer) writeLarge(body []byte) error {
 	}
 	w.pieces = append(w.pieces[:0], w.out, body, frameEnd)
 	left := w.pieces // what was written is taken off it
-	err := w.line.Stream.WriteAll(&left)
+	err := w.Line.Stream.WriteAll(&left)
 	w.moved()
 	clear(w.pieces)
 	if err != nil {
@@ -188,22 +168,6 @@ func (w *writer) writeLarge(body []byte) error {
 	}
 	w.flushed()
 	return nil
-}
-
-// broken ends the connection when it cannot be written to. What the broker had
-// said before may be why, and is read first.
-func (w *writer) broken(err error) {
-	if errors.Is(err, transport.ErrStalled) {
-		w.lost(&link.Error{Kind: link.Dead, Text: "the broker does not read", Err: err})
-		return
-	}
-	e := transport.Lost("writing", err)
-	w.mu.Lock()
-	w.writeErr = e
-	w.mu.Unlock()
-	if err := w.line.SetReadDeadline(time.Now().Add(transport.FarewellTime)); err != nil {
-		w.lost(e)
-	}
 }
 
 func appendCallID(dst []byte, id uint64) []byte {
