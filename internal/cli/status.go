@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 
@@ -55,7 +57,7 @@ It exits with 3 if the broker is not reached, and with 4 if it refuses the user.
 				return err
 			}
 			if nodes.Error != "" {
-				fmt.Fprintf(sys.Stderr, "%s: %s\n", cmd.CommandPath(), nodes.Error)
+				fmt.Fprintf(sys.Stderr, "%s: %s\n", cmd.CommandPath(), printable(nodes.Error))
 			}
 			if asJSON {
 				return failed(printNodesJSON(sys.Stdout, nodes.Nodes))
@@ -119,7 +121,7 @@ func askNodes(ctx context.Context, at *url.URL) (app.Nodes, error) {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return app.Nodes{}, &failure{code: exitRefused, err: fmt.Errorf("the broker at %s refuses the user %q%s", shown, at.User.Username(), reasonIn(body))}
 	default:
-		return app.Nodes{}, failed(fmt.Errorf("the broker at %s answers %s%s", shown, response.Status, reasonIn(body)))
+		return app.Nodes{}, failed(fmt.Errorf("the broker at %s answers %s%s", shown, printable(response.Status), reasonIn(body)))
 	}
 	var nodes app.Nodes
 	if err := json.Unmarshal(body, &nodes); err != nil {
@@ -153,14 +155,34 @@ func printNodes(w io.Writer, nodes []app.Node) error {
 }
 
 func printNodesJSON(w io.Writer, nodes []app.Node) error {
-	enc := json.NewEncoder(w)
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false)
 	for _, n := range nodes {
 		if err := enc.Encode(n); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := io.WriteString(w, escaped(text.String()))
+	return err
+}
+
+// escaped escapes what JSON lets through and a terminal would obey, such as the
+// controls above 127.
+func escaped(text string) string {
+	var out strings.Builder
+	for _, r := range text {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			out.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&out, `\u%04x`, r)
+		}
+	}
+	return out.String()
 }
 
 // printable leaves out of another program's text what a terminal would obey.

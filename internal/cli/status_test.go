@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"bufio"
+	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 const nodesText = `{"node":"b:5672","nodes":[
@@ -86,4 +90,65 @@ func freePort(t *testing.T) string {
 	}
 	defer ln.Close()
 	return ln.Addr().String()
+}
+
+// What nodes are called is whatever somebody wrote into the database, and what a
+// broker says whatever is at the address: a terminal obeys none of it.
+func TestStatusPrintsNothingThatATerminalObeys(t *testing.T) {
+	const evil = "\x1b]0;x\x07\u009b31m\u202e\U000e0041<b>\r\n\t|"
+	text, err := json.Marshal(map[string]any{"nodes": []any{map[string]any{
+		"node": evil, "role": evil, "addresses": map[string]string{evil: evil},
+	}}, "error": evil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reason, err := json.Marshal(map[string]string{"reason": evil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	answers := make(chan string, 1)
+	go func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = http.ReadRequest(bufio.NewReader(nc))
+			_, _ = io.WriteString(nc, <-answers)
+			nc.Close()
+		}
+	}()
+	at := "http://" + ln.Addr().String()
+	for _, row := range []struct {
+		answer string
+		flags  []string
+	}{
+		{"HTTP/1.1 200 OK\r\n\r\n" + string(text), nil},
+		{"HTTP/1.1 200 OK\r\n\r\n" + string(text), []string{"--json"}},
+		{"HTTP/1.1 401 No\r\n\r\n" + string(reason), nil},
+		{"HTTP/1.1 500 \x1b[31m\u009b\r\n\r\n" + string(reason), nil},
+	} {
+		answers <- row.answer
+		got := runFerry(t, nil, append([]string{"status", "--admin", at}, row.flags...)...)
+		for _, r := range got.out + got.errors {
+			if r != '\n' && !unicode.IsPrint(r) {
+				t.Errorf("%q %q: printed %q: %q %q", row.answer, row.flags, r, got.out, got.errors)
+				break
+			}
+		}
+		if lines := strings.Count(got.out, "\n"); lines > 2 {
+			t.Errorf("%d lines: %q", lines, got.out)
+		}
+		if row.flags != nil {
+			var n struct{ Node string }
+			if err := json.Unmarshal([]byte(got.out), &n); err != nil || n.Node != evil {
+				t.Errorf("--json: %q, %v", got.out, err)
+			}
+		}
+	}
 }
