@@ -3,7 +3,6 @@ package faultbroker
 import (
 	"bytes"
 	"encoding/base64"
-	"net"
 	"slices"
 	"strconv"
 	"time"
@@ -11,17 +10,13 @@ import (
 	"github.com/ferrymq/ferry/internal/wire/gmqwire"
 )
 
-// A gmqConn is one connection. Its fields are guarded by the broker's mutex, but
-// for those that never change. One goroutine reads it, one writes.
+// A gmqConn speaks GMQ on one connection. Its fields are guarded by the broker's
+// mutex, but for those that never change.
 type gmqConn struct {
-	b  *GMQ
-	nc net.Conn
-	id int
+	*socket
+	b *GMQ
 
-	out       []byte
 	held      []byte // replies that are kept back
-	last      bool   // what is in out is the last
-	ended     bool
 	unsettled []gmqDelivery
 	delivered int
 	waiting   *gmqwire.Request // the request for a message that waits for one, or nil
@@ -30,55 +25,21 @@ type gmqConn struct {
 
 type gmqDelivery struct {
 	id, queue string
-	message   *gmqMessage
+	message   *stored
 }
 
-func (c *gmqConn) write() {
-	defer func() { _ = c.nc.Close() }() // which ends read
-	for {
-		c.b.mu.Lock()
-		for !c.ended && len(c.out) == 0 && !c.last {
-			c.b.changed.Wait()
-		}
-		out, ended := c.out, c.ended
-		c.out = nil
-		c.b.mu.Unlock()
-		if ended || len(out) == 0 {
-			return
-		}
-		if _, err := c.nc.Write(out); err != nil {
-			return
-		}
+// frame implements speaker.
+func (c *gmqConn) frame(in []byte) (int, error) {
+	end := bytes.IndexByte(in, '\n')
+	if end < 0 {
+		return 0, nil
 	}
-}
-
-func (c *gmqConn) read() {
-	defer func() {
-		c.b.mu.Lock()
-		c.endLocked()
-		c.b.mu.Unlock()
-	}()
-	buf := make([]byte, 64<<10)
-	var in []byte
-	for {
-		n, err := c.nc.Read(buf)
-		if n == 0 && err != nil {
-			return
-		}
-		in = append(in, buf[:n]...)
-		for {
-			end := bytes.IndexByte(in, '\n')
-			if end < 0 {
-				break
-			}
-			r := new(gmqwire.Request)
-			if err := gmqwire.ParseRequest(in[:end], r); err != nil {
-				return
-			}
-			in = bytes.Clone(in[end+1:]) // a request that waits points into what was before
-			c.handle(r)
-		}
+	r := new(gmqwire.Request) // it points into in, also while it waits
+	if err := gmqwire.ParseRequest(in[:end], r); err != nil {
+		return 0, err
 	}
+	c.handle(r)
+	return end + 1, nil
 }
 
 // handle does what a request asks for.
@@ -138,7 +99,7 @@ func (c *gmqConn) takeLocked(r *gmqwire.Request) {
 		c.replyLocked(&gmqwire.Reply{Operation: r.Operation, Queue: r.Queue, ErrorText: f.Reason})
 		return
 	}
-	b.queues[r.Queue] = append(b.queues[r.Queue], &gmqMessage{body: body, id: r.MessageID})
+	b.queues[r.Queue] = append(b.queues[r.Queue], &stored{body: body, id: r.MessageID})
 	switch answer := gmqwire.AppendReply(nil, &gmqwire.Reply{Operation: r.Operation, Queue: r.Queue, Confirmed: true}); {
 	case f.Odd != "" && body == f.Odd:
 		c.sendLocked([]byte(f.Answer))
@@ -182,8 +143,7 @@ func (c *gmqConn) wokenLocked() {
 }
 
 func (c *gmqConn) deliverLocked(r *gmqwire.Request) {
-	m := c.b.queues[r.Queue][0]
-	c.b.queues[r.Queue] = c.b.queues[r.Queue][1:]
+	m := c.b.popLocked(r.Queue)
 	answer := &gmqwire.Reply{
 		Operation: r.Operation, Queue: r.Queue, Confirmed: true,
 		Body: []byte(m.body), MessageID: m.id, Redelivered: m.redelivered,
@@ -212,27 +172,19 @@ func (c *gmqConn) settleLocked(r *gmqwire.Request) bool {
 	case r.NoRequeue:
 		what += " dropped"
 	default:
-		d.message.redelivered = true
-		c.b.queues[d.queue] = slices.Insert(c.b.queues[d.queue], 0, d.message)
+		c.b.requeueLocked(d.queue, d.message)
 	}
 	c.b.settlements = append(c.b.settlements, what)
 	return true
 }
 
-// endLocked takes the connection out of the broker. What is left is to close it.
-func (c *gmqConn) endLocked() {
-	if c.ended {
-		return
-	}
+// giveBackLocked implements speaker.
+func (c *gmqConn) giveBackLocked() {
 	for _, d := range slices.Backward(c.unsettled) {
-		d.message.redelivered = true
-		c.b.queues[d.queue] = slices.Insert(c.b.queues[d.queue], 0, d.message)
+		c.b.requeueLocked(d.queue, d.message)
 	}
 	c.unsettled = nil
 	c.wokenLocked()
-	c.ended = true
-	c.b.dispatchLocked()
-	c.b.changed.Broadcast()
 }
 
 // replyLocked queues a reply, and, of the original, the end.

@@ -1,10 +1,7 @@
 package faultbroker
 
 import (
-	"errors"
-	"net"
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/ferrymq/ferry/internal/pipenet"
@@ -35,18 +32,11 @@ type StompFaults struct {
 // when its connection ends is delivered again. Its methods may be called
 // concurrently.
 type Stomp struct {
-	options StompOptions
-	addr    string
-	running sync.WaitGroup
-
-	mu          sync.Mutex
-	changed     sync.Cond // anything below
-	faults      StompFaults
-	listener    net.Listener // nil: down
-	conns       []*stompConn // all there ever were
-	queues      map[string][]*stompMessage
-	sends       []Send
-	settlements []string
+	server
+	says   string // what it says that it is
+	faults StompFaults
+	conns  []*stompConn // all there ever were
+	sends  []Send
 }
 
 // A Send is a message that a client sent.
@@ -56,90 +46,17 @@ type Send struct {
 	Body    string
 }
 
-type stompMessage struct {
-	headers     map[string]string
-	body        string
-	redelivered bool
-}
-
 // StartStomp runs a broker until the test ends, which it fails if it cannot.
+// Settlements are "ACK body" and "NACK body".
 func StartStomp(t testing.TB, o StompOptions) *Stomp {
 	t.Helper()
-	if o.Server == "" {
-		o.Server = "RabbitMQ/3.10.8"
+	b := &Stomp{says: o.Server, faults: o.Faults}
+	if b.says == "" {
+		b.says = "RabbitMQ/3.10.8"
 	}
-	b := &Stomp{options: o, addr: o.Addr, faults: o.Faults, queues: make(map[string][]*stompMessage)}
-	b.changed.L = &b.mu
-	if b.addr == "" && o.Network == nil {
-		b.addr = "127.0.0.1:0"
-	}
-	if err := b.Up(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Close)
+	b.scheme, b.accepted, b.dispatched = "stomp", b.acceptedLocked, b.dispatchLocked
+	b.start(t, o.Network, o.Addr)
 	return b
-}
-
-// Up lets clients in again after Down, at the same address. What queues hold was
-// kept.
-func (b *Stomp) Up() error {
-	b.mu.Lock()
-	addr := b.addr
-	b.mu.Unlock()
-	var ln net.Listener
-	var err error
-	if b.options.Network != nil {
-		ln, err = b.options.Network.Listen(addr)
-	} else {
-		ln, err = net.Listen("tcp", addr)
-	}
-	if err != nil {
-		return err
-	}
-	b.mu.Lock()
-	b.listener, b.addr = ln, ln.Addr().String()
-	b.mu.Unlock()
-	b.running.Go(func() { b.accept(ln) })
-	return nil
-}
-
-// Down closes the listener and cuts all connections, as when a broker's process
-// is killed.
-func (b *Stomp) Down() {
-	b.mu.Lock()
-	ln := b.listener
-	b.listener = nil
-	b.mu.Unlock()
-	if ln != nil {
-		_ = ln.Close()
-	}
-	b.Cut()
-}
-
-// Cut breaks all connections, without a word to the clients.
-func (b *Stomp) Cut() {
-	b.mu.Lock()
-	conns := slices.Clone(b.conns)
-	for _, c := range conns {
-		c.endLocked()
-	}
-	b.mu.Unlock()
-	for _, c := range conns {
-		_ = c.nc.Close()
-	}
-}
-
-// Close ends the broker. StartStomp does so when the test ends.
-func (b *Stomp) Close() {
-	b.Down()
-	b.running.Wait()
-}
-
-// URL is that of the broker, for the user guest.
-func (b *Stomp) URL() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return "stomp://guest:guest@" + b.addr + "/"
 }
 
 // Set changes the faults.
@@ -165,70 +82,10 @@ func (b *Stomp) Sends() []Send {
 	return slices.Clip(b.sends)
 }
 
-// Settlements returns "ACK body" and "NACK body" of what clients settled, in order.
-func (b *Stomp) Settlements() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Clip(b.settlements)
-}
-
-// Bodies returns those of a queue's messages that are ready, in their order.
-func (b *Stomp) Bodies(queue string) []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var bodies []string
-	for _, m := range b.queues[queue] {
-		bodies = append(bodies, m.body)
-	}
-	return bodies
-}
-
-// Enqueue puts messages with these bodies into a queue.
-func (b *Stomp) Enqueue(queue string, bodies ...string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, body := range bodies {
-		b.queues[queue] = append(b.queues[queue], &stompMessage{body: body})
-	}
-	b.dispatchLocked()
-}
-
-// Open is the number of connections that have not ended.
-func (b *Stomp) Open() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	n := 0
-	for _, c := range b.conns {
-		if !c.ended {
-			n++
-		}
-	}
-	return n
-}
-
-func (b *Stomp) accept(ln net.Listener) {
-	for {
-		nc, err := ln.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue // a connection that was reset before it was accepted
-		}
-		b.mu.Lock()
-		c := &stompConn{b: b, nc: nc, id: len(b.conns) + 1}
-		up := b.listener == ln
-		if up {
-			b.conns = append(b.conns, c)
-		}
-		b.mu.Unlock()
-		if !up {
-			_ = nc.Close()
-			return
-		}
-		b.running.Go(c.read)
-		b.running.Go(c.write)
-	}
+func (b *Stomp) acceptedLocked(s *socket) speaker {
+	c := &stompConn{b: b, socket: s}
+	b.conns = append(b.conns, c)
+	return c
 }
 
 // dispatchLocked delivers what is ready to subscriptions that may have more.
@@ -236,9 +93,7 @@ func (b *Stomp) dispatchLocked() {
 	for _, c := range b.conns {
 		for _, s := range c.subscriptions {
 			for !c.ended && len(b.queues[s.queue]) > 0 && (s.prefetch == 0 || len(s.unsettled) < s.prefetch) {
-				m := b.queues[s.queue][0]
-				b.queues[s.queue] = b.queues[s.queue][1:]
-				c.deliverLocked(s, m)
+				c.deliverLocked(s, b.popLocked(s.queue))
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package faultbroker
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,18 +9,14 @@ import (
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
 
-// A stompConn is one connection. Its fields are guarded by the broker's mutex, but
-// for those that never change. One goroutine reads it, one writes.
+// A stompConn speaks STOMP on one connection. Its fields are guarded by the broker's
+// mutex, but for those that never change.
 type stompConn struct {
-	b  *Stomp
-	nc net.Conn
-	id int
+	*socket
+	b *Stomp
 
 	decoder stompwire.Decoder // the reader's
 
-	out           []byte
-	last          bool // what is in out is the last
-	ended         bool
 	held          []string // receipts
 	subscriptions []*stompSubscription
 	delivered     int
@@ -36,56 +31,10 @@ type stompSubscription struct {
 
 type stompDelivery struct {
 	ack     string
-	message *stompMessage
+	message *stored
 }
 
-func (c *stompConn) write() {
-	defer func() { _ = c.nc.Close() }() // which ends read
-	for {
-		c.b.mu.Lock()
-		for !c.ended && len(c.out) == 0 && !c.last {
-			c.b.changed.Wait()
-		}
-		out, ended := c.out, c.ended
-		c.out = nil
-		c.b.mu.Unlock()
-		if ended || len(out) == 0 {
-			return
-		}
-		if _, err := c.nc.Write(out); err != nil {
-			return
-		}
-	}
-}
-
-func (c *stompConn) read() {
-	defer func() {
-		c.b.mu.Lock()
-		c.endLocked()
-		c.b.mu.Unlock()
-	}()
-	buf := make([]byte, 64<<10)
-	var in []byte
-	for {
-		n, err := c.nc.Read(buf)
-		if n == 0 && err != nil {
-			return
-		}
-		in = append(in, buf[:n]...)
-		for {
-			n, err := c.frame(in)
-			if err != nil {
-				return
-			}
-			if n == 0 {
-				break
-			}
-			in = in[n:]
-		}
-	}
-}
-
-// frame handles the first frame and returns its size; 0: it is not all there.
+// frame implements speaker.
 func (c *stompConn) frame(in []byte) (int, error) {
 	c.decoder = stompwire.Decoder{Version: c.decoder.Version}
 	n, err := c.decoder.Head(in)
@@ -114,7 +63,7 @@ func (c *stompConn) handleLocked(command stompwire.Command, headers map[string]s
 	switch command {
 	case stompwire.Connect, stompwire.Stomp:
 		c.decoder.Version = stompwire.V12
-		c.sendLocked("CONNECTED", map[string]string{"version": "1.2", "server": c.b.options.Server, "heart-beat": "0,0"}, "")
+		c.sendLocked("CONNECTED", map[string]string{"version": "1.2", "server": c.b.says, "heart-beat": "0,0"}, "")
 		return
 	case stompwire.Send:
 		if headers["transaction"] == "" {
@@ -172,7 +121,7 @@ func (c *stompConn) takeLocked(headers map[string]string, body string) {
 	case f.LoseReceipt != "" && body == f.LoseReceipt:
 		id = ""
 	}
-	b.queues[queue] = append(b.queues[queue], &stompMessage{headers: headers, body: body})
+	b.queues[queue] = append(b.queues[queue], &stored{headers: headers, body: body})
 	switch {
 	case id == "":
 	case f.HoldReceipts:
@@ -192,7 +141,7 @@ func (b *Stomp) queueLocked(destination string) (name string, known bool) {
 	return name, known
 }
 
-func (c *stompConn) deliverLocked(s *stompSubscription, m *stompMessage) {
+func (c *stompConn) deliverLocked(s *stompSubscription, m *stored) {
 	c.delivered++
 	ack := fmt.Sprintf("T_%s@@%d@@%d", s.id, c.id, c.delivered)
 	headers := map[string]string{
@@ -222,8 +171,7 @@ func (c *stompConn) settleLocked(ack string, command stompwire.Command, requeue 
 		s.unsettled = slices.Delete(s.unsettled, i, i+1)
 		c.b.settlements = append(c.b.settlements, command.String()+" "+m.body)
 		if command == stompwire.Nack && requeue {
-			m.redelivered = true
-			c.b.queues[s.queue] = slices.Insert(c.b.queues[s.queue], 0, m)
+			c.b.requeueLocked(s.queue, m)
 		}
 		return true
 	}
@@ -241,25 +189,14 @@ func (c *stompConn) failLocked(message, receipt, body string) {
 	c.last = true
 }
 
+// giveBackLocked implements speaker.
 func (c *stompConn) giveBackLocked() {
 	for _, s := range c.subscriptions {
 		for _, d := range slices.Backward(s.unsettled) {
-			d.message.redelivered = true
-			c.b.queues[s.queue] = slices.Insert(c.b.queues[s.queue], 0, d.message)
+			c.b.requeueLocked(s.queue, d.message)
 		}
 	}
 	c.subscriptions = nil
-}
-
-// endLocked takes the connection out of the broker. What is left is to close it.
-func (c *stompConn) endLocked() {
-	if c.ended {
-		return
-	}
-	c.giveBackLocked()
-	c.ended = true
-	c.b.dispatchLocked()
-	c.b.changed.Broadcast()
 }
 
 // sendLocked appends a frame to what is to be written. One that cannot be encoded is
