@@ -16,8 +16,10 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/ferrymq/ferry/internal/wire/gmqwire"
 )
@@ -193,8 +195,18 @@ func (s *settings) run(ctx context.Context, stdout io.Writer, logger *log.Logger
 	case reply.ErrorText == "":
 		reply.ErrorText = "it does not say why"
 	}
-	logger.Printf("the server has not confirmed: %s", reply.ErrorText)
+	logger.Printf("the server has not confirmed: %s", printable(reply.ErrorText))
 	return false, nil
+}
+
+// printable leaves out of the server's text what a terminal would obey.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, s)
 }
 
 func parseReply(text []byte, r *gmqwire.Reply) error {

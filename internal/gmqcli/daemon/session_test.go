@@ -261,6 +261,25 @@ func TestClientSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// What a server says goes to a terminal without what that would obey.
+func TestClientPrintsNoControls(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		if nc, err := ln.Accept(); err == nil {
+			_, _ = nc.Read(make([]byte, 4096))
+			_, _ = nc.Write([]byte(`{"confirmation":"N","error":{},"error_text":"no\u001b[31m\r\n\u009b way"}`))
+			nc.Close()
+		}
+	}()
+	if _, errors, _ := client(t, "-s", ln.Addr().String(), "-q", "q", "-a", "S"); !strings.HasSuffix(errors, "the server has not confirmed: no[31m way\n") {
+		t.Errorf("%q", errors)
+	}
+}
+
 // A message too large for whom the server does not know yet: the client lets it
 // know first.
 func TestClientPublishesLargeMessages(t *testing.T) {
