@@ -184,7 +184,7 @@ func (c *client) confirmed(body string) {
 
 func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, url string) {
-		lease := func(c *Config) { c.Lease, c.STOMP = 30*time.Second, "127.0.0.1:0" }
+		lease := func(c *Config) { c.Lease, c.STOMP, c.GMQ = 30*time.Second, "127.0.0.1:0", "127.0.0.1:0" }
 		a := join(t, "a", url, lease)
 		a.await(a.ready)
 		b := join(t, "b", url, lease)
@@ -203,6 +203,10 @@ func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 		nc := open(t, b.addresses["http"], false)
 		mustSay(t, nc, connect)
 		mustHear(t, nc, "ERROR\nmessage:connection_forced\n")
+		nc.Close()
+		nc = open(t, b.addresses["http"], false)
+		mustSay(t, nc, `{"operation":"L","queue":"q"}`)
+		mustHear(t, nc, `{"operation":"L","queue":"q","payload":"","confirmation":"N","error":{},"auth":{"user":"","password":""},"error_text":"CONNECTION_FORCED - this broker does not serve clients now`)
 		nc.Close()
 		c := dial(t, a.addresses["amqp"])
 		c.declare("q")
