@@ -108,10 +108,11 @@ func failed(err error) error {
 func newRoot(sys System) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ferry",
-		Short: "A message broker that speaks AMQP 0-9-1",
+		Short: "A message broker that speaks AMQP 0-9-1, STOMP and GMQ",
 		Long: `Ferry is a message broker in one binary. It speaks AMQP 0-9-1, RabbitMQ's
-protocol, with RabbitMQ's extensions. What it has confirmed survives kill -9
-and a power cut.
+protocol, with RabbitMQ's extensions, STOMP and GMQ, on the same queues. What it
+has confirmed survives kill -9 and a power cut; two brokers that keep it in the
+same database take over from each other.
 
 And it is a client of such brokers, RabbitMQ's as its own, that goes on when one
 of them dies.`,
