@@ -19,6 +19,9 @@ const (
 	// relayLinger is how long a client may stay whose connection the broker has
 	// closed. Brokers wait for less.
 	relayLinger = 10 * time.Second
+	// relayCircle is how long a target that has led back to the listener is not tried
+	// again: what came back meanwhile must not go round once more.
+	relayCircle = time.Second
 	// relayPause is how long a relay waits when the process has no file descriptor
 	// left: connections that end make room.
 	relayPause = 50 * time.Millisecond
@@ -35,11 +38,13 @@ type relay struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
-	noted    silence // of the accepting goroutine
 
 	mu       sync.Mutex // guards what follows, passages' live included
 	passages map[*passage]struct{}
-	count    int // of clients
+	count    int       // of clients
+	noted    silence   // of the log
+	circle   string    // target that has led back to the listener
+	circles  time.Time // up to which it is not tried again
 }
 
 // A passage is a connection that is passed through.
@@ -126,7 +131,10 @@ func (r *relay) accept() {
 
 // note logs a line, at most one in refuseLog.
 func (r *relay) note(text string, args ...any) {
-	if skipped, ok := r.noted.may(time.Now(), refuseLog); ok {
+	r.mu.Lock()
+	skipped, ok := r.noted.may(time.Now(), refuseLog)
+	r.mu.Unlock()
+	if ok {
 		r.log.Warn(text, append(args, "listener", r.listener.Addr().String(), "unreported", skipped)...)
 	}
 }
@@ -172,7 +180,7 @@ func (r *relay) serve(client net.Conn) {
 	p := &passage{target: r.target(), client: client}
 	r.hold(p, nil)
 	defer r.release(p)
-	if p.target == "" {
+	if p.target == "" || r.leadsBack(p.target) {
 		r.log.Debug("connection closed: no broker is known to be live", "peer", client.RemoteAddr().String())
 		return
 	}
@@ -183,10 +191,20 @@ func (r *relay) serve(client net.Conn) {
 	}
 	r.hold(p, live)
 	if isListener(r.listener.Addr(), live) {
+		r.mu.Lock()
+		r.circle, r.circles = p.target, time.Now().Add(relayCircle)
+		r.mu.Unlock()
 		r.note("connection closed: what is told to be the address of the broker that is live is this one's own", "address", p.target)
 		return
 	}
 	p.through()
+}
+
+// leadsBack tells whether a target has just led back to the listener.
+func (r *relay) leadsBack(target string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return target == r.circle && time.Now().Before(r.circles)
 }
 
 // through passes both directions through up to their ends.
