@@ -59,7 +59,7 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz
 
 .PHONY: bench
-bench: setup ## measure beside RabbitMQ, and print the table
+bench: setup ## measure beside RabbitMQ, and on databases; print the tables
 	cd bench && go run ./run $(BENCHFLAGS)
 
 # Crashes and damage at every place and not at some, random histories for longer,
@@ -68,7 +68,7 @@ CRASHES    := Crash|PowerCut|Killed|Paused|Lost|Without|Flipped|Damage|Fail|Part
 CHAOSFLAGS ?= -race -count=1 -timeout 3h -v
 .PHONY: chaos
 chaos: export FERRY_LONG = 1
-chaos: setup ## the faults of the tests, for much longer
+chaos: setup ## the faults of the tests, and live and standby, for much longer
 	go test $(CHAOSFLAGS) -run '$(CRASHES)' ./internal/broker ./internal/journal/...
 	cd model && go test $(CHAOSFLAGS) ./... -rapid.checks=5000
 	cd chaos && go test $(CHAOSFLAGS) ./...
