@@ -169,6 +169,11 @@ var layers = []layer{
 		mine:     []string{"internal/link"},
 	},
 	{
+		packages: "internal/link/linktest",
+		why:      "what the tests of links have in common: it knows only the seam",
+		mine:     []string{"internal/link"},
+	},
+	{
 		packages: "internal/link/reply",
 		why:      "what brokers answer in the terms of AMQP, of the links of all protocols",
 		mine:     []string{"internal/link", "internal/wire/amqpwire"},

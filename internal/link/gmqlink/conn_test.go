@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 )
 
 func TestOpenLogsIn(t *testing.T) {
@@ -61,7 +62,7 @@ func TestOpenTellsWhatIsWrong(t *testing.T) {
 					}
 				}()
 				_, err := Open(t.Context(), p.options)
-				kindIs(t, err, c.kind)
+				linktest.KindIs(t, err, c.kind)
 				if err != nil && (!strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "lovelace")) {
 					t.Errorf("%v does not say %q", err, c.words)
 				}
@@ -85,7 +86,7 @@ func TestOpenWithoutABroker(t *testing.T) {
 	bubble(t, func(t *testing.T, p *peer) {
 		p.options.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
 		_, err := Open(t.Context(), p.options)
-		kindIs(t, err, link.Network)
+		linktest.KindIs(t, err, link.Network)
 	})
 }
 
@@ -94,7 +95,7 @@ func TestPasswordThatIsNoTextIsRefused(t *testing.T) {
 		p.options.Endpoint.Password = "\xff"
 		go func() { p.raw().ends() }()
 		_, err := Open(t.Context(), p.options)
-		kindIs(t, err, link.Precondition)
+		linktest.KindIs(t, err, link.Precondition)
 	})
 }
 
@@ -120,19 +121,17 @@ func TestViolationsEndAll(t *testing.T) {
 				conn, home := p.open()
 				src := new(source)
 				sender, s := p.sender(conn, src)
-				src.add(sender, bodies("1", "2", "3")...)
+				src.Add(sender, linktest.Bodies("1", "2", "3")...)
 				for range 3 {
 					s.want("P")
 				}
 				_, _ = s.nc.Write([]byte(c.said)) // who is refused may be gone
 				if name == "a line without an end" || name == "a long line" {
 					<-conn.Done()
-					src.mu.Lock()
-					src.calls = src.calls[len(src.calls)-1:] // what was before may have been told at once
-					src.mu.Unlock()
+					src.Calls = src.Calls[len(src.Calls)-1:] // what was before may have been told at once
 				}
-				src.is(t, append(c.told, "closed protocol error")...)
-				kindIs(t, conn.Err(), link.Protocol)
+				src.Is(t, append(c.told, "closed protocol error")...)
+				linktest.KindIs(t, conn.Err(), link.Protocol)
 				home.ends()
 			})
 		})
@@ -148,15 +147,15 @@ func TestServerThatClosesEndsAll(t *testing.T) {
 				sender, s := p.sender(conn, src)
 				_, other := p.receiver(conn, link.ReceiverConfig{}, in)
 				other.want("S")
-				src.add(sender, bodies("1", "2")...)
+				src.Add(sender, linktest.Bodies("1", "2")...)
 				s.want("P")
 				s.want("P")
 				s.write(yes("P", "") + said)
 				s.nc.Close()
 				<-conn.Done()
-				src.is(t, "settled up to 1", "closed connection lost")
-				in.is(t, "closed connection lost")
-				kindIs(t, conn.Err(), link.Network)
+				src.Is(t, "settled up to 1", "closed connection lost")
+				in.Is(t, "closed connection lost")
+				linktest.KindIs(t, conn.Err(), link.Network)
 				home.ends()
 				if _, err := conn.OpenSender(t.Context(), link.SenderConfig{}, src); err == nil {
 					t.Error("a sender was opened")
@@ -190,7 +189,7 @@ func TestServerThatFallsSilentIsDead(t *testing.T) {
 		}()
 		begin = time.Now()
 		<-conn.Done()
-		kindIs(t, conn.Err(), link.Dead)
+		linktest.KindIs(t, conn.Err(), link.Dead)
 		if took := time.Since(begin); took < 15*time.Second || took > 20*time.Second {
 			t.Errorf("it was noticed after %v", took)
 		}
@@ -213,10 +212,10 @@ func TestIdleReceiverNeedsNoHeartbeats(t *testing.T) {
 		if err := conn.Err(); err != nil {
 			t.Error(err)
 		}
-		in.is(t)
+		in.Is(t)
 		<-conn.Done() // it falls silent
-		kindIs(t, conn.Err(), link.Dead)
-		in.is(t, "closed peer does not answer")
+		linktest.KindIs(t, conn.Err(), link.Dead)
+		in.Is(t, "closed peer does not answer")
 	})
 }
 
@@ -226,7 +225,7 @@ func TestCloseLeavesInOrder(t *testing.T) {
 		src, in := new(source), new(sink)
 		sender, s := p.sender(conn, src)
 		_, other := p.receiver(conn, link.ReceiverConfig{}, in)
-		src.add(sender, body("1"))
+		src.Add(sender, linktest.Body("1"))
 		s.want("P")
 		other.want("S")
 		ended := make(chan error, 1)
@@ -240,8 +239,8 @@ func TestCloseLeavesInOrder(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		src.is(t, "settled up to 1", "closed closed")
-		in.is(t, "closed closed")
+		src.Is(t, "settled up to 1", "closed closed")
+		in.Is(t, "closed closed")
 		for _, s := range []*side{home, s, other} {
 			s.ends()
 		}

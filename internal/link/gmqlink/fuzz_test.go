@@ -80,7 +80,7 @@ func FuzzReplies(f *testing.F) {
 		if src.settled > sent || src.told != src.settled {
 			t.Errorf("of %d messages %d were settled, up to %d", sent, src.told, src.settled)
 		}
-		for _, d := range in.got {
+		for _, d := range in.Got {
 			if s.receiver.ledger.ids[d.Tag] == "" {
 				t.Errorf("%+v has no id", d)
 			}

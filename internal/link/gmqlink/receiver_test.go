@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 )
 
 func TestReceiverAsksForMoreWhileMessagesCome(t *testing.T) {
@@ -21,23 +22,23 @@ func TestReceiverAsksForMoreWhileMessagesCome(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 		s.write(message("1", ""))
-		in.is(t, "1")
+		in.Is(t, "1")
 		s.want("S")
 		s.want("S")
 		s.write(message("2", "") + message("3", ""))
-		in.is(t, "2", "3")
+		in.Is(t, "2", "3")
 		s.want("S") // 5 may be unsettled
 		s.want("S")
 		s.write(message("4", "") + none())
-		in.is(t, "4")
+		in.Is(t, "4")
 		s.want("S") // there are none: one request waits
 		time.Sleep(waitMost)
 		s.write(none())
 		s.want("S") // at once
 		s.write(message("5", ""))
-		in.is(t, "5")
+		in.Is(t, "5")
 		s.nc.Close()
-		in.is(t, "closed connection lost")
+		in.Is(t, "closed connection lost")
 	})
 }
 
@@ -48,9 +49,9 @@ func TestNoMoreIsAskedForThanMayBeUnsettled(t *testing.T) {
 		r, s := p.receiver(conn, link.ReceiverConfig{Prefetch: 1}, in)
 		s.want("S")
 		s.write(message("1", ""))
-		in.is(t, "1")
+		in.Is(t, "1")
 		time.Sleep(time.Hour)
-		if err := r.Ack(in.tag(0)); err != nil {
+		if err := r.Ack(in.Tag(0)); err != nil {
 			t.Error(err)
 		}
 		if a := s.want("A"); a.ID != "1" {
@@ -58,8 +59,8 @@ func TestNoMoreIsAskedForThanMayBeUnsettled(t *testing.T) {
 		}
 		s.want("S")
 		s.write(yes("A", "") + message("2", `,"redelivered":true`))
-		in.is(t, "2")
-		if !in.delivery(1).Redelivered || in.delivery(0).Redelivered {
+		in.Is(t, "2")
+		if !in.Delivery(1).Redelivered || in.Delivery(0).Redelivered {
 			t.Error("the marks are not those of the messages")
 		}
 	})
@@ -75,7 +76,7 @@ func TestSettlementsInterruptWhatWaits(t *testing.T) {
 		s.want("S")
 		s.want("S")
 		s.write(message("2", "") + message("3", ""))
-		in.is(t, "1", "2", "3")
+		in.Is(t, "1", "2", "3")
 		for range 4 {
 			s.want("S")
 		}
@@ -84,10 +85,10 @@ func TestSettlementsInterruptWhatWaits(t *testing.T) {
 		for i, settle := range []func(uint64) error{
 			r.Ack, func(tag uint64) error { return r.Nack(tag, true) }, func(tag uint64) error { return r.Reject(tag, false) },
 		} {
-			if err := settle(in.tag(i)); err != nil {
+			if err := settle(in.Tag(i)); err != nil {
 				t.Error(err)
 			}
-			if err := settle(in.tag(i)); !errors.Is(err, link.ErrSettled) {
+			if err := settle(in.Tag(i)); !errors.Is(err, link.ErrSettled) {
 				t.Errorf("settling twice: %v", err)
 			}
 			want := []string{"A", "N", "N"}[i]
@@ -99,7 +100,7 @@ func TestSettlementsInterruptWhatWaits(t *testing.T) {
 			s.want("S") // behind what interrupted the last
 			s.write(yes(want, ""))
 		}
-		in.is(t)
+		in.Is(t)
 		if err := r.Ack(99); !errors.Is(err, link.ErrSettled) {
 			t.Errorf("a tag that was not given: %v", err)
 		}
@@ -123,7 +124,7 @@ func TestPausesGrowWhereTheServerDoesNotWait(t *testing.T) {
 		}
 		s.want("S")
 		s.write(message("1", ""))
-		in.is(t, "1")
+		in.Is(t, "1")
 		s.want("S")
 		s.want("S")
 		s.write(none() + none())
@@ -151,8 +152,8 @@ func TestCancelDeliversWhatIsUnderWay(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		in.is(t, "1", "2")
-		if err := r.Ack(in.tag(1)); err != nil {
+		in.Is(t, "1", "2")
+		if err := r.Ack(in.Tag(1)); err != nil {
 			t.Error(err)
 		}
 		s.want("A")
@@ -164,8 +165,8 @@ func TestCancelDeliversWhatIsUnderWay(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		in.is(t, "closed <nil>")
-		if err := r.Ack(in.tag(0)); !errors.Is(err, link.ErrClosed) {
+		in.Is(t, "closed <nil>")
+		if err := r.Ack(in.Tag(0)); !errors.Is(err, link.ErrClosed) {
 			t.Error(err)
 		}
 	})
@@ -178,8 +179,8 @@ func TestCloseWritesWhatWasSettled(t *testing.T) {
 		r, s := p.receiver(conn, link.ReceiverConfig{Prefetch: 1}, in)
 		s.want("S")
 		s.write(message("1", ""))
-		in.is(t, "1")
-		if err := r.Ack(in.tag(0)); err != nil {
+		in.Is(t, "1")
+		if err := r.Ack(in.Tag(0)); err != nil {
 			t.Error(err)
 		}
 		ended := make(chan error, 1)
@@ -211,7 +212,7 @@ func TestCloseThatIsNotAnsweredIsCut(t *testing.T) {
 		if err := r.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		in.is(t, "closed <nil>")
+		in.Is(t, "closed <nil>")
 		if err := conn.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)
 		}
@@ -223,16 +224,16 @@ func TestWithoutAcksTheSinkHoldsTheReaderUp(t *testing.T) {
 		p.options.Heartbeat = time.Second
 		conn, home := p.open()
 		home.live()
-		in := &sink{hold: make(chan struct{})}
+		in := &sink{Hold: make(chan struct{})}
 		_, s := p.receiver(conn, link.ReceiverConfig{NoAck: true}, in)
 		if r := s.want("S"); r.Ack != "auto" {
 			t.Errorf("%+v", r)
 		}
 		s.write(message("1", ""))
 		time.Sleep(time.Minute) // no dead peer
-		in.is(t)
-		close(in.hold)
-		in.is(t, "1")
+		in.Is(t)
+		close(in.Hold)
+		in.Is(t, "1")
 		if err := conn.Err(); err != nil {
 			t.Error(err)
 		}
@@ -258,7 +259,7 @@ func TestReceiverEndsWithWhatTheServerSays(t *testing.T) {
 				s.write(message("1", ""))
 				s.want("S")
 				s.write(message("2", "") + refuse("S", c.text))
-				in.is(t, "1", "2", "closed "+c.kind.String())
+				in.Is(t, "1", "2", "closed "+c.kind.String())
 				if ended := conn.Err() != nil; ended != c.all {
 					t.Errorf("the connection: %v", conn.Err())
 				}
@@ -276,7 +277,7 @@ func TestQueueThatMayNotBeUsedIsRefusedWhenOpening(t *testing.T) {
 			s.write(refuse("L", "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'ada'"))
 		}()
 		_, err := conn.OpenReceiver(t.Context(), link.ReceiverConfig{Queue: "q"}, new(sink))
-		kindIs(t, err, link.AccessRefused)
+		linktest.KindIs(t, err, link.AccessRefused)
 		if err := conn.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)
 		}
@@ -293,7 +294,7 @@ func TestReceiversThatGMQDoesNotHave(t *testing.T) {
 			{Queue: "q", Arguments: map[string]any{"x-priority": 1}},
 		} {
 			_, err := conn.OpenReceiver(t.Context(), cfg, new(sink))
-			kindIs(t, err, link.NotAllowed)
+			linktest.KindIs(t, err, link.NotAllowed)
 			if !strings.Contains(err.Error(), "amqp://") {
 				t.Errorf("%v does not say what can do it", err)
 			}
@@ -309,8 +310,8 @@ func TestDeliveriesAreWholeMessages(t *testing.T) {
 		s.want("S")
 		s.write(message("1", `,"message_id":"p-7","properties":{"content_type":"text/plain","priority":9,"expiration":1500,"timestamp":1000000000,`+
 			`"reply_to":"r","headers":{"a":"b","n":7,"yes":false,"x-ferry-id":"other"}}`))
-		in.is(t, "1")
-		m := in.delivery(0).Message
+		in.Is(t, "1")
+		m := in.Delivery(0).Message
 		if m.Key != "q" || m.Exchange != "" || m.ID != "p-7" || m.ContentType != "text/plain" || m.Priority != 9 || m.ReplyTo != "r" ||
 			m.Expiration != 1500*time.Millisecond || !m.Timestamp.Equal(time.Unix(1e9, 0)) ||
 			len(m.Headers) != 3 || m.Headers["a"] != "b" || m.Headers["n"] != int64(7) || m.Headers["yes"] != false {
@@ -318,7 +319,7 @@ func TestDeliveriesAreWholeMessages(t *testing.T) {
 		}
 		s.want("S")
 		s.write(yes("S", `,"payload":"","id":"empty"`))
-		in.is(t, "")
+		in.Is(t, "")
 	})
 }
 
@@ -355,13 +356,13 @@ func TestQueuesAreDeclared(t *testing.T) {
 		if r := results[0]; r.Err != nil || r.Name != "a" || r.Messages != 17 {
 			t.Errorf("%+v", r)
 		}
-		kindIs(t, results[2].Err, link.Locked)
+		linktest.KindIs(t, results[2].Err, link.Locked)
 		if r := results[3]; r.Err != nil || r.Name != "c" || r.Messages != 0 {
 			t.Errorf("%+v", r)
 		}
-		kindIs(t, results[9].Err, link.NotFound)
+		linktest.KindIs(t, results[9].Err, link.NotFound)
 		for _, i := range []int{1, 4, 5, 6, 7, 8, 10} {
-			kindIs(t, results[i].Err, link.NotAllowed)
+			linktest.KindIs(t, results[i].Err, link.NotAllowed)
 		}
 		if err := conn.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 )
 
 func TestRepliesConfirmInOrder(t *testing.T) {
@@ -13,18 +14,18 @@ func TestRepliesConfirmInOrder(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, bodies("1", "2", "3", "4")...)
+		src.Add(sender, linktest.Bodies("1", "2", "3", "4")...)
 		for _, want := range []string{"1", "2", "3", "4"} {
 			if r := s.want("P"); r.body(t) != want || r.Queue != "q" || r.MessageID != "p-"+want || r.Attempt != 0 || r.Transient != nil || r.Auth.User != "" {
 				t.Errorf("%+v", r)
 			}
 		}
 		s.write(yes("P", "") + yes("P", ""))
-		src.is(t, "settled up to 2")
+		src.Is(t, "settled up to 2")
 		s.write(yes("P", "")[:10])
-		src.is(t)
+		src.Is(t)
 		s.write(yes("P", "")[10:] + yes("P", `,"payload":"other"`))
-		src.is(t, "settled up to 4")
+		src.Is(t, "settled up to 4")
 	})
 }
 
@@ -33,17 +34,17 @@ func TestRefusalIsOfItsMessageAlone(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, bodies("1", "2", "3", "4", "5")...)
+		src.Add(sender, linktest.Bodies("1", "2", "3", "4", "5")...)
 		for range 5 {
 			s.want("P")
 		}
 		s.write(yes("P", "") + refuse("P", "NOT_FOUND - no queue 'q' in vhost '/'") + yes("P", "") +
 			refuse("P", "NACKED - the queue is full") + yes("P", ""))
-		src.is(t, "settled up to 1", "refused 2: not found", "settled up to 3", "nacked 4", "settled up to 5")
-		src.add(sender, body("6"))
+		src.Is(t, "settled up to 1", "refused 2: not found", "settled up to 3", "nacked 4", "settled up to 5")
+		src.Add(sender, linktest.Body("6"))
 		s.want("P")
 		s.write(refuse("P", "PRECONDITION_FAILED - message size 17 is larger than configured max size 16"))
-		src.is(t, "refused 6: message too large")
+		src.Is(t, "refused 6: message too large")
 	})
 }
 
@@ -67,13 +68,13 @@ func TestRefusalForTheServersSakeEndsTheSender(t *testing.T) {
 				src, other := new(source), new(source)
 				sender, s := p.sender(conn, src)
 				p.sender(conn, other)
-				src.add(sender, bodies("1", "2", "3")...)
+				src.Add(sender, linktest.Bodies("1", "2", "3")...)
 				for range 3 {
 					s.want("P")
 				}
 				s.write(yes("P", "") + refuse("P", c.text) + yes("P", ""))
-				src.is(t, "settled up to 1", "closed "+c.kind.String())
-				if e := src.fault(); e.Tag != 2 || !e.Said {
+				src.Is(t, "settled up to 1", "closed "+c.kind.String())
+				if e := src.Fault(); e.Tag != 2 || !e.Said {
 					t.Errorf("%+v", e)
 				}
 				if ended := conn.Err() != nil; ended != c.all {
@@ -88,8 +89,8 @@ func TestResendIsMarked(t *testing.T) {
 	bubble(t, func(t *testing.T, p *peer) {
 		conn, _ := p.open()
 		src := new(source)
-		src.waiting = []link.Outgoing{
-			{Message: body("1"), Producer: "p", Seq: 7, Attempt: 3},
+		src.Waiting = []link.Outgoing{
+			{Message: linktest.Body("1"), Producer: "p", Seq: 7, Attempt: 3},
 			{Message: &link.Message{Key: "q", ID: "own", Transient: true}, Producer: "p", Seq: 8, Attempt: 1},
 		}
 		_, s := p.sender(conn, src)
@@ -107,7 +108,7 @@ func TestPropertiesTravel(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, &link.Message{
+		src.Add(sender, &link.Message{
 			Key: "q", ContentType: "text/plain", ContentEncoding: "gzip", Priority: 3, CorrelationID: "c", ReplyTo: "r",
 			Expiration: 1500*time.Microsecond + 1, MessageID: "m", Timestamp: time.Unix(1e9, 5), Type: "t", UserID: "u", AppID: "a",
 			Headers: map[string]any{"text": "é\n", "n": int32(-5), "yes": true, link.HeaderID: "not this"},
@@ -145,9 +146,9 @@ func TestWhatGMQCannotCarryIsUnsendable(t *testing.T) {
 				conn, _ := p.open()
 				src := new(source)
 				sender, s := p.sender(conn, src)
-				src.add(sender, body("1"), m, body("3"))
-				src.is(t, "closed message cannot be sent")
-				if e := src.fault(); e.Tag != 2 || e.Err == nil {
+				src.Add(sender, linktest.Body("1"), m, linktest.Body("3"))
+				src.Is(t, "closed message cannot be sent")
+				if e := src.Fault(); e.Tag != 2 || e.Err == nil {
 					t.Errorf("%+v", e)
 				}
 				s.want("P")
@@ -165,7 +166,7 @@ func TestSenderCloseWaitsForTheReplies(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, bodies("1", "2")...)
+		src.Add(sender, linktest.Bodies("1", "2")...)
 		s.want("P")
 		s.want("P")
 		ended := make(chan error, 1)
@@ -175,7 +176,7 @@ func TestSenderCloseWaitsForTheReplies(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		src.is(t, "settled up to 2", "closed <nil>")
+		src.Is(t, "settled up to 2", "closed <nil>")
 		s.ends()
 	})
 }
@@ -185,11 +186,11 @@ func TestWithoutConfirmsMessagesAreDoneWhenWritten(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := logIn(p, func() (link.Sender, error) { return conn.OpenSender(t.Context(), link.SenderConfig{}, src) })
-		src.add(sender, bodies("1", "2")...)
+		src.Add(sender, linktest.Bodies("1", "2")...)
 		s.want("P")
 		s.want("P")
 		s.write(yes("P", "") + refuse("P", "NOT_FOUND - no queue"))
-		src.is(t, "written 2")
+		src.Is(t, "written 2")
 	})
 }
 
@@ -197,25 +198,25 @@ func TestWithoutConfirmsMessagesAreDoneWhenWritten(t *testing.T) {
 func TestServerThatTakesNoMessagesIsBlocked(t *testing.T) {
 	bubble(t, func(t *testing.T, p *peer) {
 		var told record
-		p.options.Blocked = func(reason string, ok bool) { told.note("%v %s", ok, reason) }
+		p.options.Blocked = func(reason string, ok bool) { told.Note("%v %s", ok, reason) }
 		conn, _ := p.open()
 		for range 2 {
 			src := new(source)
 			sender, s := p.sender(conn, src)
-			src.add(sender, body("1"))
+			src.Add(sender, linktest.Body("1"))
 			s.want("P")
 			s.write(refuse("P", "RESOURCE_ERROR - publishing is blocked: low on disk"))
-			src.is(t, "closed not available at present")
+			src.Is(t, "closed not available at present")
 		}
-		told.is(t, "false RESOURCE_ERROR - publishing is blocked: low on disk")
+		told.Is(t, "false RESOURCE_ERROR - publishing is blocked: low on disk")
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, bodies("1", "2")...)
+		src.Add(sender, linktest.Bodies("1", "2")...)
 		s.want("P")
 		s.want("P")
 		s.write(refuse("P", "RESOURCE_ERROR - queue 'q' is full: 5 messages wait in it, the limit is 5 (max_queue_capacity)") + yes("P", ""))
-		src.is(t, "nacked 1", "settled up to 2")
-		told.is(t, "true ")
+		src.Is(t, "nacked 1", "settled up to 2")
+		told.Is(t, "true ")
 	})
 }
 
@@ -225,12 +226,12 @@ func TestCloseBehindARefusalEndsTheSenderAlone(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, bodies("1", "2")...)
+		src.Add(sender, linktest.Bodies("1", "2")...)
 		s.want("P")
 		s.want("P")
 		s.write(refuse("P", "CONTENT_TOO_LARGE - the request has more than 22435160 bytes"))
 		s.nc.Close()
-		src.is(t, "refused 1: message too large", "closed not available at present")
+		src.Is(t, "refused 1: message too large", "closed not available at present")
 		if err := conn.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)
 		}
@@ -242,25 +243,25 @@ func TestServerThatAnswersNoPublishIsBlocked(t *testing.T) {
 	bubble(t, func(t *testing.T, p *peer) {
 		var told record
 		p.options.Heartbeat = 10 * time.Second
-		p.options.Blocked = func(_ string, ok bool) { told.note("takes messages: %v", ok) }
+		p.options.Blocked = func(_ string, ok bool) { told.Note("takes messages: %v", ok) }
 		conn, home := p.open()
 		home.live()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, body("1"))
+		src.Add(sender, linktest.Body("1"))
 		s.want("P")
 		time.Sleep(15 * time.Second)
-		told.is(t, "takes messages: false")
+		told.Is(t, "takes messages: false")
 		time.Sleep(time.Minute)
-		src.is(t)
+		src.Is(t)
 		if err := conn.Err(); err != nil {
 			t.Fatal(err)
 		}
 		s.write(yes("P", ""))
 		s.live()
 		time.Sleep(15 * time.Second)
-		told.is(t, "takes messages: true")
-		src.is(t, "settled up to 1")
+		told.Is(t, "takes messages: true")
+		src.Is(t, "settled up to 1")
 		time.Sleep(time.Minute) // it is alive
 		if err := conn.Err(); err != nil {
 			t.Error(err)
@@ -275,10 +276,10 @@ func TestServerThatNeverAnswersAPublishIsLeft(t *testing.T) {
 		home.live()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, body("1"))
+		src.Add(sender, linktest.Body("1"))
 		s.want("P")
 		time.Sleep(answerPatience + time.Minute)
-		src.is(t, "closed not available at present")
+		src.Is(t, "closed not available at present")
 		if err := conn.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)
 		}
@@ -291,13 +292,13 @@ func TestLargeBodiesAreWrittenWhole(t *testing.T) {
 		src := new(source)
 		sender, s := p.sender(conn, src)
 		large := strings.Repeat("large", 100_000)
-		src.add(sender, bodies("a", large, "b", large)...)
+		src.Add(sender, linktest.Bodies("a", large, "b", large)...)
 		for _, want := range []string{"a", large, "b", large} {
 			if r := s.want("P"); r.body(t) != want {
 				t.Errorf("a body of %d bytes came as %d", len(want), len(r.body(t)))
 			}
 		}
 		s.write(strings.Repeat(yes("P", ""), 4))
-		src.is(t, "settled up to 4")
+		src.Is(t, "settled up to 4")
 	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ferrymq/ferry/internal/endpoint"
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
 
@@ -55,7 +56,7 @@ func TestDialectIsFound(t *testing.T) {
 			go func() { _, _ = p.accept().next() }()
 			c, err := open(t.Context(), p.options)
 			if want == unknown {
-				kindIs(t, err, link.Precondition)
+				linktest.KindIs(t, err, link.Precondition)
 				return
 			}
 			if err != nil || c.dialect != want {
@@ -99,7 +100,7 @@ func TestWhatIsNoLogin(t *testing.T) {
 					s.nc.Close()
 				}()
 				_, err := Open(t.Context(), p.options)
-				kindIs(t, err, c.kind)
+				linktest.KindIs(t, err, c.kind)
 				if err != nil && !strings.Contains(err.Error(), c.text) {
 					t.Errorf("%v does not say %q", err, c.text)
 				}
@@ -148,10 +149,10 @@ func TestSessionThatIsRefusedEndsTheConnection(t *testing.T) {
 			s.send("ERROR", "Access refused for user 'ada'", "message:Bad CONNECT")
 		}()
 		_, err := conn.OpenSender(t.Context(), link.SenderConfig{}, src)
-		kindIs(t, err, link.AccessRefused)
+		linktest.KindIs(t, err, link.AccessRefused)
 		<-conn.Done()
-		kindIs(t, conn.Err(), link.AccessRefused)
-		src.is(t)
+		linktest.KindIs(t, conn.Err(), link.AccessRefused)
+		src.Is(t)
 	})
 }
 
@@ -159,7 +160,7 @@ func TestCredentialsThatCannotBeSent(t *testing.T) {
 	bubble(t, "stomp://ada:love%0Alogin%3Aroot@peer", func(t *testing.T, p *peer) {
 		go func() { p.raw().ends() }()
 		_, err := Open(t.Context(), p.options)
-		kindIs(t, err, link.Precondition)
+		linktest.KindIs(t, err, link.Precondition)
 	})
 }
 
@@ -172,7 +173,7 @@ func TestUnknownParametersAreRefused(t *testing.T) {
 	} {
 		e := endpoint.Endpoint{Scheme: "stomp", Host: "peer", Params: map[string]string{name: c.value}}
 		_, err := Open(t.Context(), link.Options{Endpoint: e})
-		kindIs(t, err, link.Precondition)
+		linktest.KindIs(t, err, link.Precondition)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s=%s: %v", name, c.value, err)
 		}
@@ -238,7 +239,7 @@ func TestHeartBeatsAreAgreedOnAndKept(t *testing.T) {
 				took := time.Since(begin)
 				<-read
 				if c.receive > 0 {
-					kindIs(t, conn.Err(), link.Dead)
+					linktest.KindIs(t, conn.Err(), link.Dead)
 					if took > 2*c.receive || took < 2*c.receive-c.receive/4 {
 						t.Errorf("dead after %v", took)
 					}
@@ -271,7 +272,7 @@ func TestPeerThatBeatsLivesOn(t *testing.T) {
 		cancel()
 		<-done
 		<-conn.Done()
-		kindIs(t, conn.Err(), link.Dead)
+		linktest.KindIs(t, conn.Err(), link.Dead)
 	})
 }
 
@@ -279,7 +280,7 @@ func TestPeerThatBeatsLivesOn(t *testing.T) {
 func TestBrokerThatReadsNothingBlocks(t *testing.T) {
 	bubble(t, rabbit, func(t *testing.T, p *peer) {
 		var told record
-		p.options.Blocked = func(_ string, ok bool) { told.note("%v", ok) }
+		p.options.Blocked = func(_ string, ok bool) { told.Note("%v", ok) }
 		p.options.Heartbeat = 10 * time.Second
 		p.connected = append(p.connected, "heart-beat:10000,10000")
 		conn, home := p.open()
@@ -290,14 +291,14 @@ func TestBrokerThatReadsNothingBlocks(t *testing.T) {
 		src := new(source)
 		sender, s := p.sender(conn, src)
 		go s.breathe(ctx, 10*time.Second)
-		src.add(sender, body(strings.Repeat("x", 1<<20)))
+		src.Add(sender, linktest.Body(strings.Repeat("x", 1<<20)))
 		time.Sleep(time.Hour)
-		told.is(t, "false")
+		told.Is(t, "false")
 		if err := conn.Err(); err != nil {
 			t.Fatal(err)
 		}
 		s.want(stompwire.Send)
-		told.is(t, "true")
+		told.Is(t, "true")
 		cancel()
 		<-conn.Done()
 	})
@@ -308,14 +309,14 @@ func TestHalfOpenPeerWithoutHeartBeatsIsNoticedWhenWrittenTo(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, _ := p.sender(conn, src)
-		src.add(sender, body(strings.Repeat("x", 1<<20)))
+		src.Add(sender, linktest.Body(strings.Repeat("x", 1<<20)))
 		begin := time.Now()
 		<-conn.Done()
-		kindIs(t, conn.Err(), link.Dead)
+		linktest.KindIs(t, conn.Err(), link.Dead)
 		if took := time.Since(begin); took < 30*time.Second || took > 40*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		src.is(t, "closed peer does not answer")
+		src.Is(t, "closed peer does not answer")
 	})
 }
 
@@ -336,8 +337,8 @@ func TestGarbageEndsTheConnection(t *testing.T) {
 				_, s, _ := p.receiver(conn, link.ReceiverConfig{Queue: "q"}, in)
 				s.write(raw)
 				<-conn.Done()
-				kindIs(t, conn.Err(), link.Protocol)
-				in.is(t, "closed protocol error")
+				linktest.KindIs(t, conn.Err(), link.Protocol)
+				in.Is(t, "closed protocol error")
 			})
 		})
 	}
@@ -353,7 +354,7 @@ func TestFramesComeInPieces(t *testing.T) {
 			s.write(raw[i : i+1])
 			synctest.Wait()
 		}
-		in.is(t, "whole", "no length")
+		in.Is(t, "whole", "no length")
 	})
 }
 
@@ -364,8 +365,8 @@ func TestCloseTellsTheBroker(t *testing.T) {
 		_, s1 := p.sender(conn, src)
 		r, s2, _ := p.receiver(conn, link.ReceiverConfig{Queue: "q"}, in)
 		s2.deliver(1, "a", "1")
-		in.is(t, "1")
-		if err := r.Ack(in.tag(0)); err != nil {
+		in.Is(t, "1")
+		if err := r.Ack(in.Tag(0)); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range []*side{home, s1} {
@@ -384,12 +385,12 @@ func TestCloseTellsTheBroker(t *testing.T) {
 		if err := conn.Err(); err != nil {
 			t.Error(err)
 		}
-		src.is(t, "closed closed")
-		in.is(t, "closed closed")
+		src.Is(t, "closed closed")
+		in.Is(t, "closed closed")
 		if err := conn.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		kindIs(t, conn.Declare(t.Context(), []link.Item{link.Queue{Name: "q"}})[0].Err, link.Closed)
+		linktest.KindIs(t, conn.Declare(t.Context(), []link.Item{link.Queue{Name: "q"}})[0].Err, link.Closed)
 	})
 }
 
@@ -433,7 +434,7 @@ func TestDialThatFails(t *testing.T) {
 		Endpoint: endpoint.Endpoint{Scheme: "stomp", Host: "peer", Port: 1},
 		Dial:     func(context.Context, string, string) (net.Conn, error) { return nil, refused },
 	})
-	kindIs(t, err, link.Network)
+	linktest.KindIs(t, err, link.Network)
 	if !errors.Is(err, refused) {
 		t.Error(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
 
@@ -73,7 +74,7 @@ func TestQueuesAreDeclaredWithoutAMessage(t *testing.T) {
 				}
 				continue
 			}
-			kindIs(t, r.Err, link.NotAllowed)
+			linktest.KindIs(t, r.Err, link.NotAllowed)
 		}
 		if got := strings.Join(<-asked, ","); got != "/queue/a ,/queue/b 1000" {
 			t.Error(got)
@@ -92,7 +93,7 @@ func TestOneRefusedDeclarationFailsAlone(t *testing.T) {
 			if kind == 0 && results[i].Err != nil {
 				t.Errorf("%d: %v", i, results[i].Err)
 			} else if kind != 0 {
-				kindIs(t, results[i].Err, kind)
+				linktest.KindIs(t, results[i].Err, kind)
 			}
 		}
 		if err := conn.Err(); err != nil {
@@ -137,7 +138,7 @@ func TestArtemisMakesQueuesItself(t *testing.T) {
 		if results[0].Err != nil || results[2].Err != nil {
 			t.Errorf("%+v", results)
 		}
-		kindIs(t, results[1].Err, link.NotAllowed)
+		linktest.KindIs(t, results[1].Err, link.NotAllowed)
 		if got := strings.Join(<-asked, ","); !strings.HasPrefix(got, "a ,c") {
 			t.Error(got)
 		}

@@ -2,25 +2,16 @@ package stomplink
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"io"
 	"log/slog"
-	"math/big"
-	"net"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/app"
 	"github.com/ferrymq/ferry/internal/endpoint"
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 )
 
 // startFerry runs a broker in this process and returns where it speaks STOMP.
@@ -55,49 +46,6 @@ func startFerry(t testing.TB) (addr string) {
 	return ""
 }
 
-// tlsFront accepts TLS and hands on what is within to an address.
-func tlsFront(t *testing.T, to string) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"front"}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	t.Cleanup(func() { ln.Close(); wg.Wait() })
-	wg.Go(func() {
-		for {
-			near, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", to)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			for _, pair := range [][2]net.Conn{{near, far}, {far, near}} {
-				wg.Go(func() {
-					_, _ = io.Copy(pair[0], pair[1]) // until one side ends
-					near.Close()
-					far.Close()
-				})
-			}
-		}
-	})
-	return ln.Addr().String()
-}
-
 func to(t testing.TB, url string) link.Options {
 	t.Helper()
 	list, err := endpoint.Parse(url)
@@ -107,33 +55,11 @@ func to(t testing.TB, url string) link.Options {
 	return link.Options{Endpoint: list.Endpoints[0], Heartbeat: 10 * time.Second}
 }
 
-// until waits for what is told.
-func (r *record) until(t testing.TB, want string) {
-	t.Helper()
-	timeout := time.After(20 * time.Second)
-	for {
-		r.mu.Lock()
-		told := slices.Contains(r.calls, want)
-		all := strings.Join(r.calls, ", ")
-		changed := make(chan struct{})
-		r.changed = changed
-		r.mu.Unlock()
-		if told {
-			return
-		}
-		select {
-		case <-changed:
-		case <-timeout:
-			t.Fatalf("%q was not told: %.500s", want, all)
-		}
-	}
-}
-
 func TestMessagesGoThroughFerry(t *testing.T) {
 	addr := startFerry(t)
 	for name, url := range map[string]string{
 		"plain": "stomp://ada:lovelace@" + addr,
-		"TLS":   "stomps://ada:lovelace@" + tlsFront(t, addr) + "?verify=verify_none",
+		"TLS":   "stomps://ada:lovelace@" + linktest.TLSFront(t, addr) + "?verify=verify_none",
 		"1.1":   "stomp://ada:lovelace@" + addr + "?version=1.1",
 		"1.0":   "stomp://ada:lovelace@" + addr + "?version=1.0&dialect=ferry",
 	} {
@@ -153,26 +79,26 @@ func TestMessagesGoThroughFerry(t *testing.T) {
 			}
 			bodies := []string{"small", strings.Repeat("large", 300_000), "", "NUL\x00", strings.Repeat("x", 65536)}
 			for _, b := range bodies {
-				src.add(sender, &link.Message{Key: queue, Body: []byte(b)})
+				src.Add(sender, &link.Message{Key: queue, Body: []byte(b)})
 			}
-			src.until(t, "settled up to 5")
+			src.Until(t, "settled up to 5")
 			r, err := c.OpenReceiver(t.Context(), link.ReceiverConfig{Queue: queue, Prefetch: 10}, in)
 			if err != nil {
 				t.Fatal(err)
 			}
-			in.until(t, bodies[4])
+			in.Until(t, bodies[4])
 			for i, b := range bodies {
-				if got := string(in.got[i].Message.Body); got != b {
+				if got := string(in.Got[i].Message.Body); got != b {
 					t.Errorf("body %d of %d bytes came as %d", i, len(b), len(got))
 				}
-				if err := r.Ack(in.tag(i)); err != nil {
+				if err := r.Ack(in.Tag(i)); err != nil {
 					t.Error(err)
 				}
 			}
 			if err := errors.Join(sender.Close(t.Context()), r.Close(t.Context())); err != nil {
 				t.Error(err)
 			}
-			in.until(t, "closed <nil>")
+			in.Until(t, "closed <nil>")
 			again := new(sink)
 			if r, err = c.OpenReceiver(t.Context(), link.ReceiverConfig{Queue: queue, Prefetch: 10}, again); err != nil {
 				t.Fatal(err)
@@ -180,8 +106,8 @@ func TestMessagesGoThroughFerry(t *testing.T) {
 			if err := errors.Join(r.Close(t.Context()), c.Close(t.Context())); err != nil {
 				t.Error(err)
 			}
-			if len(again.got) > 0 {
-				t.Errorf("%d messages were not acknowledged", len(again.got))
+			if len(again.Got) > 0 {
+				t.Errorf("%d messages were not acknowledged", len(again.Got))
 			}
 		})
 	}
@@ -189,13 +115,13 @@ func TestMessagesGoThroughFerry(t *testing.T) {
 
 func TestACertificateThatIsNotTrustedIsRefused(t *testing.T) {
 	addr := startFerry(t)
-	_, err := Open(t.Context(), to(t, "stomps://ada:lovelace@"+tlsFront(t, addr)))
-	kindIs(t, err, link.AccessRefused)
+	_, err := Open(t.Context(), to(t, "stomps://ada:lovelace@"+linktest.TLSFront(t, addr)))
+	linktest.KindIs(t, err, link.AccessRefused)
 	_, err = Open(t.Context(), to(t, "stomps://ada:lovelace@"+addr))
-	kindIs(t, err, link.Protocol)
+	linktest.KindIs(t, err, link.Protocol)
 }
 
 func TestFerryRefusesAWrongPassword(t *testing.T) {
 	_, err := Open(t.Context(), to(t, "stomp://ada:wrong@"+startFerry(t)))
-	kindIs(t, err, link.AccessRefused)
+	linktest.KindIs(t, err, link.AccessRefused)
 }

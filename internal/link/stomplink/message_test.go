@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 	"github.com/ferrymq/ferry/internal/message"
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
@@ -103,8 +104,8 @@ func received(t *testing.T, url string, headers ...string) link.Delivery {
 		_, s, _ := p.receiver(conn, link.ReceiverConfig{Queue: "q"}, in)
 		s.send("MESSAGE", "body", append([]string{"subscription:1", "message-id:1", "ack:1"}, headers...)...)
 		synctest.Wait()
-		if len(in.got) == 1 {
-			got = *in.got[0]
+		if len(in.Got) == 1 {
+			got = *in.Got[0]
 		}
 	})
 	return got
@@ -185,7 +186,7 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%s %q %q: %q, %v", c.d.name(), c.exchange, c.key, text, err)
 		}
 		if err != nil {
-			kindIs(t, err, link.NotAllowed)
+			linktest.KindIs(t, err, link.NotAllowed)
 		}
 	}
 }
@@ -247,7 +248,7 @@ func FuzzPeer(f *testing.F) {
 			src, in := new(source), new(sink)
 			sender, s := p.sender(conn, src)
 			_, s2, _ := p.receiver(conn, link.ReceiverConfig{Queue: "q"}, in)
-			src.add(sender, bodies("1", "2")...)
+			src.Add(sender, linktest.Bodies("1", "2")...)
 			for _, s := range []*side{s, s2} {
 				_, _ = s.nc.Write(raw)
 				s.nc.Close()
@@ -255,8 +256,8 @@ func FuzzPeer(f *testing.F) {
 			synctest.Wait()
 			home.nc.Close()
 			<-conn.Done()
-			if len(src.calls) == 0 || !strings.HasPrefix(src.calls[len(src.calls)-1], "closed") || !strings.HasPrefix(in.calls[len(in.calls)-1], "closed") {
-				t.Errorf("%q, %q", src.calls, in.calls)
+			if len(src.Calls) == 0 || !strings.HasPrefix(src.Calls[len(src.Calls)-1], "closed") || !strings.HasPrefix(in.Calls[len(in.Calls)-1], "closed") {
+				t.Errorf("%q, %q", src.Calls, in.Calls)
 			}
 		})
 	})

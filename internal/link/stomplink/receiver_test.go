@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
 
@@ -76,7 +77,7 @@ func TestWhatStompCannotReceiveIsNotAllowed(t *testing.T) {
 			{Bindings: []link.Binding{{Exchange: "e", Key: "a"}}},
 		} {
 			_, err := conn.OpenReceiver(t.Context(), cfg, new(sink))
-			kindIs(t, err, link.NotAllowed)
+			linktest.KindIs(t, err, link.NotAllowed)
 		}
 		if err := conn.Err(); err != nil {
 			t.Error(err)
@@ -99,7 +100,7 @@ func TestWhatComesBeforeTheReceiptIsDelivered(t *testing.T) {
 		if _, err := conn.OpenReceiver(t.Context(), link.ReceiverConfig{Queue: "q"}, in); err != nil {
 			t.Fatal(err)
 		}
-		in.is(t, "early", "bird")
+		in.Is(t, "early", "bird")
 	})
 }
 
@@ -114,8 +115,8 @@ func TestRefusedSubscriptionFailsAlone(t *testing.T) {
 				"RECEIPT\nreceipt-id:" + f.headers["receipt"] + "\n\n\x00\n") // which RabbitMQ sends all the same
 		}()
 		_, err := conn.OpenReceiver(t.Context(), link.ReceiverConfig{Queue: "q"}, in)
-		kindIs(t, err, link.NotFound)
-		in.is(t)
+		linktest.KindIs(t, err, link.NotFound)
+		in.Is(t)
 		if err := conn.Err(); err != nil {
 			t.Error(err)
 		}
@@ -138,7 +139,7 @@ func TestReceiverThatIsNotAnsweredIsGivenUp(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		in.is(t)
+		in.Is(t)
 	})
 }
 
@@ -153,7 +154,7 @@ func TestSettlementsAreWrittenOnceAndInOrder(t *testing.T) {
 		synctest.Wait()
 		for i := range 100 {
 			var err error
-			switch tag := in.tag(i); i % 5 {
+			switch tag := in.Tag(i); i % 5 {
 			case 3:
 				err = r.Nack(tag, true)
 			case 4:
@@ -246,7 +247,7 @@ func TestCloseWaitsForWhatWasSettled(t *testing.T) {
 		s.deliver(1, "a", "1")
 		s.deliver(1, "b", "2")
 		synctest.Wait()
-		if err := r.Ack(in.tag(1)); err != nil {
+		if err := r.Ack(in.Tag(1)); err != nil {
 			t.Error(err)
 		}
 		closed := make(chan error, 1)
@@ -261,7 +262,7 @@ func TestCloseWaitsForWhatWasSettled(t *testing.T) {
 			t.Errorf("closed before the answer: %v", err)
 		default:
 		}
-		if err := r.Ack(in.tag(0)); !errors.Is(err, link.ErrClosed) {
+		if err := r.Ack(in.Tag(0)); !errors.Is(err, link.ErrClosed) {
 			t.Error(err)
 		}
 		s.deliver(1, "c", "late")
@@ -269,7 +270,7 @@ func TestCloseWaitsForWhatWasSettled(t *testing.T) {
 		if err := <-closed; err != nil {
 			t.Error(err)
 		}
-		in.is(t, "1", "2", "closed <nil>")
+		in.Is(t, "1", "2", "closed <nil>")
 	})
 }
 
@@ -284,8 +285,8 @@ func TestNothingIsDeliveredAfterCancel(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.deliver(1, "b", "2")
-		in.is(t, "1")
-		if err := r.Ack(in.tag(0)); err != nil {
+		in.Is(t, "1")
+		if err := r.Ack(in.Tag(0)); err != nil {
 			t.Error(err)
 		}
 		if got := s.settles(1); got != "ACK a" { // and no UNSUBSCRIBE, after which it would be an error
@@ -297,7 +298,7 @@ func TestNothingIsDeliveredAfterCancel(t *testing.T) {
 func TestCancelWaitsForTheSink(t *testing.T) {
 	bubble(t, rabbit, func(t *testing.T, p *peer) {
 		conn, _ := p.open()
-		in := &sink{hold: make(chan struct{})}
+		in := &sink{Hold: make(chan struct{})}
 		r, s, _ := p.receiver(conn, link.ReceiverConfig{Queue: "q"}, in)
 		s.deliver(1, "a", "1")
 		cancelled := make(chan error, 1)
@@ -309,7 +310,7 @@ func TestCancelWaitsForTheSink(t *testing.T) {
 			t.Errorf("cancelled while something is delivered: %v", err)
 		default:
 		}
-		close(in.hold)
+		close(in.Hold)
 		if err := <-cancelled; err != nil {
 			t.Error(err)
 		}
@@ -329,7 +330,7 @@ func TestCancelWithoutAcknowledgementsUnsubscribes(t *testing.T) {
 		if err := r.Cancel(t.Context()); err != nil {
 			t.Error(err)
 		}
-		in.is(t, "on its way")
+		in.Is(t, "on its way")
 	})
 }
 
@@ -343,7 +344,7 @@ func TestArtemisGetsRequeuedMessagesBackWithTheSubscription(t *testing.T) {
 			s.deliver(1, id, id)
 		}
 		synctest.Wait()
-		if err := errors.Join(r.Ack(in.tag(0)), r.Nack(in.tag(1), true)); err != nil {
+		if err := errors.Join(r.Ack(in.Tag(0)), r.Nack(in.Tag(1), true)); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.settles(1); got != "ACK a" {
@@ -351,7 +352,7 @@ func TestArtemisGetsRequeuedMessagesBackWithTheSubscription(t *testing.T) {
 		}
 		s.deliver(1, "d", "d") // stays at the broker until the other is settled
 		synctest.Wait()
-		if err := r.Ack(in.tag(2)); err != nil {
+		if err := r.Ack(in.Tag(2)); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.settles(1); got != "ACK c" {
@@ -366,11 +367,11 @@ func TestArtemisGetsRequeuedMessagesBackWithTheSubscription(t *testing.T) {
 		s.deliver(1, "e", "of the old one")
 		s.deliver(2, "b2", "b")
 		s.deliver(2, "d2", "d")
-		in.is(t, "a", "b", "c", "b", "d")
-		if err := r.Ack(in.tag(1)); !errors.Is(err, link.ErrSettled) {
+		in.Is(t, "a", "b", "c", "b", "d")
+		if err := r.Ack(in.Tag(1)); !errors.Is(err, link.ErrSettled) {
 			t.Errorf("the first copy: %v", err)
 		}
-		if err := errors.Join(r.Ack(in.tag(3)), r.Reject(in.tag(4), false)); err != nil {
+		if err := errors.Join(r.Ack(in.Tag(3)), r.Reject(in.Tag(4), false)); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.settles(2); got != "ACK b2, NACK d2" {
@@ -387,7 +388,7 @@ func TestBlockedSinkWithoutAcknowledgementsHoldsTheReader(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go home.breathe(ctx, time.Second)
-		in := &sink{hold: make(chan struct{})}
+		in := &sink{Hold: make(chan struct{})}
 		_, s, _ := p.receiver(conn, link.ReceiverConfig{Queue: "q", NoAck: true}, in)
 		s.deliver(1, "", "1")
 		time.Sleep(time.Minute)
@@ -395,8 +396,8 @@ func TestBlockedSinkWithoutAcknowledgementsHoldsTheReader(t *testing.T) {
 			t.Fatalf("the peer was taken for dead: %v", err)
 		}
 		go s.breathe(ctx, time.Second)
-		close(in.hold)
-		in.is(t, "1")
+		close(in.Hold)
+		in.Is(t, "1")
 		cancel()
 		synctest.Wait()
 	})
@@ -408,7 +409,7 @@ func TestBrokerThatCancelsEndsTheReceiver(t *testing.T) {
 		in := new(sink)
 		_, s, _ := p.receiver(conn, link.ReceiverConfig{Queue: "q"}, in)
 		s.send("ERROR", "The server has canceled a subscription.", "message:Server cancelled subscription", "subscription:1")
-		in.is(t, "closed not available at present")
+		in.Is(t, "closed not available at present")
 		if err := conn.Err(); err != nil {
 			t.Error(err)
 		}
@@ -426,10 +427,10 @@ func TestRequeuedMessagesOfATopicAreGivenAgain(t *testing.T) {
 		s.send("MESSAGE", "a", "subscription:1", "message-id:ma", "ack:a", "destination:k", "content-length:1", "colour:red")
 		s.deliver(1, "b", "b")
 		synctest.Wait()
-		in.delivery(0).Message.Body[0] = 'x' // it is the application's
-		in.delivery(0).Message.Headers["colour"] = "blue"
+		in.Delivery(0).Message.Body[0] = 'x' // it is the application's
+		in.Delivery(0).Message.Headers["colour"] = "blue"
 		const times = 200
-		last := in.tag(0)
+		last := in.Tag(0)
 		for i := range times {
 			if err := r.Nack(last, true); err != nil {
 				t.Fatal(err)
@@ -438,7 +439,7 @@ func TestRequeuedMessagesOfATopicAreGivenAgain(t *testing.T) {
 				t.Fatalf("what was given back: %v", err)
 			}
 			synctest.Wait()
-			d := in.delivery(2 + i)
+			d := in.Delivery(2 + i)
 			if !d.Redelivered || string(d.Message.Body) != "a" || d.Message.Headers["colour"] != "red" {
 				t.Fatalf("given again: %+v", d)
 			}
@@ -449,7 +450,7 @@ func TestRequeuedMessagesOfATopicAreGivenAgain(t *testing.T) {
 		}
 		s.deliver(1, "c", "c") // is not held up
 		synctest.Wait()
-		if err := errors.Join(r.Ack(last), r.Ack(in.tag(1)), r.Reject(in.tag(2+times), false)); err != nil {
+		if err := errors.Join(r.Ack(last), r.Ack(in.Tag(1)), r.Reject(in.Tag(2+times), false)); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.settles(3); got != "ACK a, ACK b, NACK c" {
@@ -469,13 +470,13 @@ func TestNothingIsGivenAgainAfterCancel(t *testing.T) {
 		s.deliver(1, "a", "a")
 		s.deliver(1, "b", "b")
 		synctest.Wait()
-		if err := errors.Join(r.Cancel(t.Context()), r.Nack(in.tag(0), true), r.Ack(in.tag(1))); err != nil {
+		if err := errors.Join(r.Cancel(t.Context()), r.Nack(in.Tag(0), true), r.Ack(in.Tag(1))); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.settles(1); got != "ACK b" {
 			t.Error(got)
 		}
 		synctest.Wait()
-		in.is(t, "a", "b")
+		in.Is(t, "a", "b")
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/link"
+	"github.com/ferrymq/ferry/internal/link/linktest"
 	"github.com/ferrymq/ferry/internal/wire/stompwire"
 )
 
@@ -32,7 +33,7 @@ func TestReceiptsSettleInAnyOrder(t *testing.T) {
 				conn, _ := p.open()
 				src := new(source)
 				sender, s := p.sender(conn, src)
-				src.add(sender, bodies("1", "2", "3", "4")...)
+				src.Add(sender, linktest.Bodies("1", "2", "3", "4")...)
 				for range 4 {
 					s.want(stompwire.Send)
 				}
@@ -41,7 +42,7 @@ func TestReceiptsSettleInAnyOrder(t *testing.T) {
 					raw += "RECEIPT\nreceipt-id:" + id + "\n\n\x00\n"
 				}
 				s.write(raw)
-				src.is(t, c.want...)
+				src.Is(t, c.want...)
 			})
 		})
 	}
@@ -52,8 +53,8 @@ func TestMessagesArePipelinedWithTheirReceipts(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, bodies("a", "b")...)
-		src.add(sender, &link.Message{Key: "q", Transient: true, Body: []byte("c\x00d")})
+		src.Add(sender, linktest.Bodies("a", "b")...)
+		src.Add(sender, &link.Message{Key: "q", Transient: true, Body: []byte("c\x00d")})
 		for i, want := range []string{"a", "b", "c\x00d"} {
 			f := s.want(stompwire.Send)
 			if f.body != want || f.headers["receipt"] != fmt.Sprint(i+1) || f.headers["destination"] != "/amq/queue/q" ||
@@ -70,7 +71,7 @@ func TestMissingReceiptEndsItsSenderAlone(t *testing.T) {
 		src, other := new(source), new(source)
 		sender, s := p.sender(conn, src)
 		p.sender(conn, other)
-		src.add(sender, bodies("1", "2", "3")...)
+		src.Add(sender, linktest.Bodies("1", "2", "3")...)
 		for range 3 {
 			s.want(stompwire.Send)
 		}
@@ -79,18 +80,18 @@ func TestMissingReceiptEndsItsSenderAlone(t *testing.T) {
 		s.send("RECEIPT", "", "receipt-id:1") // late, but there
 		s.send("RECEIPT", "", "receipt-id:3")
 		time.Sleep(2 * receiptPatience)
-		src.is(t, "settled 2", "settled up to 3")
+		src.Is(t, "settled 2", "settled up to 3")
 
-		src.add(sender, bodies("4", "5")...)
+		src.Add(sender, linktest.Bodies("4", "5")...)
 		s.want(stompwire.Send)
 		s.want(stompwire.Send)
 		time.Sleep(2 * receiptPatience) // both are missing: the broker is slow
 		s.send("RECEIPT", "", "receipt-id:5")
 		time.Sleep(receiptPatience - time.Second)
-		src.is(t, "settled 5")
+		src.Is(t, "settled 5")
 		time.Sleep(2 * time.Second)
-		src.is(t, "closed not available at present")
-		other.is(t)
+		src.Is(t, "closed not available at present")
+		other.Is(t)
 		if err := conn.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)
 		}
@@ -115,19 +116,19 @@ func TestErrorEndsTheSenderItIsSaidTo(t *testing.T) {
 				src, other := new(source), new(source)
 				sender, s := p.sender(conn, src)
 				_, s2 := p.sender(conn, other)
-				src.add(sender, bodies("1", "2", "3")...)
+				src.Add(sender, linktest.Bodies("1", "2", "3")...)
 				for range 3 {
 					s.want(stompwire.Send)
 				}
 				s.send("RECEIPT", "", "receipt-id:1")
 				s.send("ERROR", "what is wrong", c.headers...)
-				src.is(t, "settled up to 1", "closed "+c.kind.String())
-				if e := src.fault(); e.Tag != c.tag || !e.Said || !strings.Contains(e.Text, "what is wrong") {
+				src.Is(t, "settled up to 1", "closed "+c.kind.String())
+				if e := src.Fault(); e.Tag != c.tag || !e.Said || !strings.Contains(e.Text, "what is wrong") {
 					t.Errorf("%+v", e)
 				}
 				s.ends()
 				s2.send("RECEIPT", "", "receipt-id:1") // it goes on
-				other.is(t)
+				other.Is(t)
 				if err := conn.Err(); err != nil {
 					t.Errorf("the connection ended: %v", err)
 				}
@@ -143,10 +144,10 @@ func TestBrokerThatEndsEndsAll(t *testing.T) {
 		_, s := p.sender(conn, src)
 		p.sender(conn, other)
 		s.send("ERROR", "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", "message:connection_forced")
-		src.is(t, "closed connection closed by the broker")
-		other.is(t, "closed connection closed by the broker")
+		src.Is(t, "closed connection closed by the broker")
+		other.Is(t, "closed connection closed by the broker")
 		<-conn.Done()
-		kindIs(t, conn.Err(), link.Forced)
+		linktest.KindIs(t, conn.Err(), link.Forced)
 	})
 }
 
@@ -157,12 +158,12 @@ func TestLostSessionEndsAll(t *testing.T) {
 		p.sender(conn, src)
 		p.receiver(conn, link.ReceiverConfig{Queue: "q"}, in)
 		home.nc.Close()
-		src.is(t, "closed connection lost")
-		in.is(t, "closed connection lost")
+		src.Is(t, "closed connection lost")
+		in.Is(t, "closed connection lost")
 		<-conn.Done()
-		kindIs(t, conn.Err(), link.Network)
+		linktest.KindIs(t, conn.Err(), link.Network)
 		_, err := conn.OpenSender(t.Context(), link.SenderConfig{}, new(source))
-		kindIs(t, err, link.Network)
+		linktest.KindIs(t, err, link.Network)
 	})
 }
 
@@ -171,12 +172,12 @@ func TestWithoutConfirmsThereAreNoReceipts(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := logIn(p, func() (link.Sender, error) { return conn.OpenSender(t.Context(), link.SenderConfig{}, src) })
-		src.add(sender, bodies("1", "2")...)
+		src.Add(sender, linktest.Bodies("1", "2")...)
 		if f := s.want(stompwire.Send); f.headers["receipt"] != "" {
 			t.Errorf("%+v", f)
 		}
 		s.want(stompwire.Send)
-		src.is(t, "written 2")
+		src.Is(t, "written 2")
 	})
 }
 
@@ -192,11 +193,11 @@ func TestUnsendableMessageEndsItsSender(t *testing.T) {
 				conn, _ := p.open()
 				src := new(source)
 				sender, s := p.sender(conn, src)
-				src.add(sender, body("fine"), m, body("behind"))
+				src.Add(sender, linktest.Body("fine"), m, linktest.Body("behind"))
 				s.want(stompwire.Send)
 				s.ends()
-				src.is(t, "closed message cannot be sent")
-				if e := src.fault(); e.Tag != 2 || e.Said {
+				src.Is(t, "closed message cannot be sent")
+				if e := src.Fault(); e.Tag != 2 || e.Said {
 					t.Errorf("%+v", e)
 				}
 				if err := conn.Err(); err != nil {
@@ -213,7 +214,7 @@ func TestLargeBodiesArriveWhole(t *testing.T) {
 		src := new(source)
 		sender, s := p.sender(conn, src)
 		large := strings.Repeat("large", 100_000)
-		src.add(sender, bodies("small", large, "small again")...)
+		src.Add(sender, linktest.Bodies("small", large, "small again")...)
 		for _, want := range []string{"small", large, "small again"} {
 			if f := s.want(stompwire.Send); f.body != want {
 				t.Errorf("%d bytes came as %d", len(want), len(f.body))
@@ -227,7 +228,7 @@ func TestSenderClosesBehindItsMessages(t *testing.T) {
 		conn, _ := p.open()
 		src := new(source)
 		sender, s := p.sender(conn, src)
-		src.add(sender, bodies("1", "2")...)
+		src.Add(sender, linktest.Bodies("1", "2")...)
 		synctest.Wait()
 		closed := make(chan error, 1)
 		go func() { closed <- sender.Close(t.Context()) }()
@@ -240,7 +241,7 @@ func TestSenderClosesBehindItsMessages(t *testing.T) {
 		if err := <-closed; err != nil {
 			t.Error(err)
 		}
-		src.is(t, "settled up to 2", "closed <nil>")
+		src.Is(t, "settled up to 2", "closed <nil>")
 		s.ends()
 		if err := conn.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)
@@ -259,13 +260,13 @@ func TestDisconnectWithoutReceiptHangsNothing(t *testing.T) {
 		if err := sender.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		src.is(t, "closed <nil>")
+		src.Is(t, "closed <nil>")
 		s.want(stompwire.Disconnect)
 		go func() {
 			s2.want(stompwire.Disconnect)
 			s2.nc.Close() // as some brokers do
 		}()
-		kindIs(t, second.Close(t.Context()), link.Network)
+		linktest.KindIs(t, second.Close(t.Context()), link.Network)
 		synctest.Wait()
 		if err := conn.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)
@@ -299,16 +300,16 @@ func TestRepliesComeBackToTheSender(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := <-sides
-			src.add(sender, &link.Message{Key: "q", ReplyTo: link.DirectReplyTo})
+			src.Add(sender, &link.Message{Key: "q", ReplyTo: link.DirectReplyTo})
 			if f := s.want(stompwire.Send); f.headers["reply-to"] != queue || queue == "" {
 				t.Errorf("%+v, want a reply to %q", f, queue)
 			}
 			s.write("RECEIPT\nreceipt-id:1\n\n\x00MESSAGE\nsubscription:/temp-queue/ferry\nmessage-id:1\ndestination:/queue/x\n\nanswer\x00")
-			in.is(t, "answer")
-			src.is(t, "settled up to 1")
+			in.Is(t, "answer")
+			src.Is(t, "settled up to 1")
 			s.send("ERROR", "", "message:not_found")
-			in.is(t, "closed not found")
-			src.is(t, "closed not found")
+			in.Is(t, "closed not found")
+			src.Is(t, "closed not found")
 		})
 	}
 }
