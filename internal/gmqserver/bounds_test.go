@@ -2,7 +2,9 @@ package gmqserver
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -96,4 +98,81 @@ func TestBlockedPublishesDoNotHoldUpEarlierReplies(t *testing.T) {
 	}, func(bc *broker.Config) {
 		bc.Alarms.Memory = func() (int64, int64) { return used.Load(), 100 }
 	})
+}
+
+// Who waits at a queue that is deleted is answered then: the next of this name is
+// another, whose messages would not come.
+func TestWaitEndsWithTheQueue(t *testing.T) {
+	f := newFixture(t)
+	p := f.connect()
+	p.line(`{"operation":"S","queue":"w","ack":"manual","wait_msec":30000}`)
+	s := f.session()
+	for until := time.Now().Add(patience); ; runtime.Gosched() {
+		if q, err := s.CheckQueue("w"); err == nil && q.Consumers == 1 {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("nobody waits")
+		}
+	}
+	if _, err := s.DeleteQueue("w", false, false); err != nil {
+		t.Fatal(err)
+	}
+	p.expect(originalReply("S", "w", ""))
+	if r := p.ask(`{"operation":"P","queue":"w","payload":"` + b64("again") + `"}`); !r.Confirmed {
+		t.Errorf("%+v", r)
+	}
+	if r := p.ask(`{"operation":"S","queue":"w","ack":"manual","wait_msec":30000}`); body(t, r) != "again" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// What was taken from a queue that is deleted is gone with it, or dropped: settling it
+// harms nobody.
+func TestSettlingWithoutAQueue(t *testing.T) {
+	f := newFixture(t)
+	p := f.connect()
+	for _, settle := range []string{`"operation":"N"`, `"operation":"A"`, `"operation":"N","requeue":false`} {
+		p.ask(`{"operation":"P","queue":"gone","payload":"eA=="}`)
+		id := p.ask(`{"operation":"S","queue":"gone","ack":"manual"}`).ID
+		if _, err := f.session().DeleteQueue("gone", false, false); err != nil || id == "" {
+			t.Fatal(id, err)
+		}
+		p.ask(`{` + settle + `,"id":"` + id + `"}`)
+		if r := p.ask(`{` + settle + `,"id":"` + id + `"}`); r.Confirmed {
+			t.Errorf("%s: settled twice: %+v", settle, r)
+		}
+		if r := p.ask(`{"operation":"L","queue":"gone"}`); string(r.Payload) != "0" {
+			t.Errorf("%s: %+v", settle, r)
+		}
+	}
+}
+
+// The limit of queues holds whoever comes at the same moment.
+func TestTheLimitOfQueuesIsNotRacedOver(t *testing.T) {
+	f := newFixture(t, func(c *Config, _ *broker.Config) { c.Limits.Queues = 3 })
+	var made atomic.Int32
+	var asking sync.WaitGroup
+	for i := range 12 {
+		p := f.connect()
+		asking.Go(func() {
+			for j := range 5 {
+				p.write(fmt.Sprintf(`{"operation":"P","queue":"q%d-%d","payload":""}`+"\n", i, j))
+				text, err := p.in.ReadString('\n')
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if strings.Contains(text, `"confirmation":"Y"`) {
+					made.Add(1)
+				} else if !strings.Contains(text, "max_queue_number") {
+					t.Error(text)
+				}
+			}
+		})
+	}
+	asking.Wait()
+	if n := made.Load(); n != 3 {
+		t.Errorf("%d queues were made, the limit is 3", n)
+	}
 }

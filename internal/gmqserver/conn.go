@@ -57,6 +57,7 @@ type conn struct {
 	opened                atomic.Pointer[broker.Session] // session, for other goroutines
 	ch                    *broker.Channel                // in confirm mode
 	ending                *fault                         // the broker closes the session
+	cancelled             bool                           // the queue that S waits at is gone
 
 	req   gmqwire.Request     // the request at hand
 	known map[string]struct{} // queues that are there

@@ -90,6 +90,8 @@ func (c *conn) open(user string) error {
 		User:  user,
 		Peer:  c.nc.PeerPort(),
 		Name:  c.nc.Name(),
+
+		NotifyCancelled: true,
 	})
 	if err != nil {
 		if f, ok := asFault(err); ok {

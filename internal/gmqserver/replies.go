@@ -135,6 +135,8 @@ func (c *conn) take() (got *broker.Event) {
 			}
 		case broker.EventGot, broker.EventDelivery:
 			got = &broker.Event{Kind: e.Kind, Tag: e.Tag, Redelivered: e.Redelivered, Data: e.Data}
+		case broker.EventCancelled:
+			c.cancelled = true
 		case broker.EventClosed:
 			c.ending = kindFault(e.Err.Kind, e.Err.Text)
 		}

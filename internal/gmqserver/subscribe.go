@@ -121,12 +121,13 @@ func (c *conn) consume() (*broker.Event, error) {
 	c.timePart(false)
 	c.nc.In.SetDeadline(time.Now().Add(wait))
 	defer c.nc.In.SetDeadline(time.Time{})
+	c.cancelled = false
 	consumer.Start()
 	for {
 		err := c.awaitNews()
 		got := c.take()
 		news := errors.Is(err, errNews)
-		if news && got == nil && c.ending == nil {
+		if news && got == nil && c.ending == nil && !c.cancelled {
 			continue
 		}
 		c.ch.Cancel(waitTag)
