@@ -135,6 +135,16 @@ func (s *side) send(command, body string, headers ...string) {
 	s.write(command + "\n" + strings.Join(headers, "\n") + "\n\n" + body + "\x00")
 }
 
+// receipts sends several, in one write: one read brings them.
+func (s *side) receipts(ids ...string) {
+	s.t.Helper()
+	var all strings.Builder
+	for _, id := range ids {
+		all.WriteString("RECEIPT\nreceipt-id:" + id + "\n\n\x00")
+	}
+	s.write(all.String())
+}
+
 // receipt answers a frame.
 func (s *side) receipt(of frame) {
 	s.t.Helper()

@@ -77,8 +77,7 @@ func TestMissingReceiptEndsItsSenderAlone(t *testing.T) {
 		}
 		s.send("RECEIPT", "", "receipt-id:2")
 		time.Sleep(receiptPatience - time.Second)
-		s.send("RECEIPT", "", "receipt-id:1") // late, but there
-		s.send("RECEIPT", "", "receipt-id:3")
+		s.receipts("1", "3") // the first is late, but there
 		time.Sleep(2 * receiptPatience)
 		src.Is(t, "settled 2", "settled up to 3")
 
@@ -235,8 +234,7 @@ func TestSenderClosesBehindItsMessages(t *testing.T) {
 		s.want(stompwire.Send)
 		s.want(stompwire.Send)
 		bye := s.want(stompwire.Disconnect)
-		s.send("RECEIPT", "", "receipt-id:1")
-		s.send("RECEIPT", "", "receipt-id:2")
+		s.receipts("1", "2")
 		s.receipt(bye)
 		if err := <-closed; err != nil {
 			t.Error(err)
