@@ -83,7 +83,7 @@ const (
 // depends on: it means nothing any more when the message is settled.
 func plain(k recordKind) bool {
 	switch k {
-	case recNone, recRun, recMany, recParts, recPart, recEpoch, recOwner, recHandover:
+	case recNone, recRun, recMany, recParts, recPart, recEpoch, recHandover:
 		return true
 	}
 	return false

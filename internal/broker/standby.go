@@ -451,7 +451,7 @@ func (l *log) beganLocked(pos uint64, size int64) {
 		s = &segment{number: l.seg, first: pos}
 		l.addSegmentLocked(s)
 	}
-	s.last = pos
+	s.last, s.mixed = pos, true
 	s.bytes += size + l.weight
 	l.segBytes = s.bytes
 }
