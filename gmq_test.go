@@ -185,41 +185,6 @@ func TestOverGMQALateReplyIsATimeout(t *testing.T) {
 	})
 }
 
-func TestOverGMQAckAfterAReconnectIsStale(t *testing.T) {
-	overGMQ(t, func(t *testing.T, w *world, b *faultbroker.GMQ, c *ferry.Client) {
-		b.Enqueue("q", "one", "two")
-		co := w.consumer(c, ferry.ConsumerOptions{Queue: "q", Prefetch: 1})
-		d := receive(t, co, "one")
-		b.Cut()
-		<-d.Context().Done()
-		if cause := context.Cause(d.Context()); !errors.Is(cause, ferry.ErrConnectionLost) {
-			t.Errorf("the context ended with %v", cause)
-		}
-		again := receive(t, co, "one")
-		if !again.Redelivered {
-			t.Error("not marked redelivered")
-		}
-		if err := d.Ack(); !errors.Is(err, ferry.ErrStale) {
-			t.Error(err)
-		}
-		synctest.Wait()
-		if s := b.Settlements(); len(s) != 0 {
-			t.Errorf("sent %v", s)
-		}
-		if err := again.Ack(); err != nil {
-			t.Error(err)
-		}
-		if err := again.Ack(); !errors.Is(err, ferry.ErrSettled) {
-			t.Errorf("settling twice: %v", err)
-		}
-		_ = receive(t, co, "two").Reject()
-		if err := co.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
-		wantList(t, "settled", b.Settlements(), "A one", "N two dropped")
-	})
-}
-
 // A message is there as soon as it is, with a server that waits and with one that does
 // not, or nearly.
 func TestOverGMQMessagesComeAtOnce(t *testing.T) {
@@ -243,37 +208,6 @@ func TestOverGMQMessagesComeAtOnce(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestFailoverFromAMQPToGMQ(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		a, b := w.broker("a"), w.gmq("b")
-		c := w.dial(url("a")+","+gmqURL("b"), ferry.WithTopology(queues("q")), ferry.WithFailback(5*time.Second))
-		co := w.consumer(c, ferry.ConsumerOptions{Queue: "q"})
-		publish(t, c, "q", "1")
-		_ = receive(t, co, "1").Ack()
-		synctest.Wait()
-		a.Down()
-		publish(t, c, "q", "2")
-		_ = receive(t, co, "2").Ack()
-		if got := on(c); got[0] != "gmq://guest@b:4567/" || got[1] != got[0] {
-			t.Errorf("on %v", got)
-		}
-		if err := a.Up(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(30 * time.Second)
-		if got := on(c); got != both("a") {
-			t.Errorf("on %v", got)
-		}
-		publish(t, c, "q", "3")
-		_ = receive(t, co, "3").Ack()
-		synctest.Wait()
-		if n := b.Open(); n != 0 {
-			t.Errorf("%d connections are left", n)
-		}
-		wantList(t, "settled", b.Settlements(), "A 2")
-	})
 }
 
 // What GMQ has no way to ask for keeps nobody from connecting.
@@ -322,28 +256,6 @@ func TestTheOriginalGMQServerIsRefused(t *testing.T) {
 		_, err := ferry.Dial(t.Context(), gmqURL("b"), w.options()...)
 		if !errors.Is(err, ferry.ErrNoBroker) || !strings.Contains(err.Error(), "original GMQ server") {
 			t.Error(err)
-		}
-	})
-}
-
-func TestOverGMQCloseLeavesNothingBehind(t *testing.T) {
-	overGMQ(t, func(t *testing.T, w *world, b *faultbroker.GMQ, c *ferry.Client) {
-		b.Enqueue("q", numbered(50)...)
-		co := w.consumer(c, ferry.ConsumerOptions{Queue: "q", Prefetch: 20})
-		for i := range 5 {
-			if err := receive(t, co, fmt.Sprintf("m%d", i)).Ack(); err != nil {
-				t.Error(err)
-			}
-		}
-		s := w.sending(c, ferry.PublisherOptions{Key: "q"})
-		s.submit("x")
-		if err := c.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
-		s.expect("confirmed/1", "x")
-		synctest.Wait()
-		if got := b.Bodies("q"); len(got) != 46 || b.Open() != 0 {
-			t.Errorf("%d connections, %d messages: %q", b.Open(), len(got), got)
 		}
 	})
 }

@@ -74,41 +74,6 @@ func TestOverStompUnknownIsSentAgainFirstAndInOrder(t *testing.T) {
 	})
 }
 
-func TestOverStompAckAfterAReconnectIsStale(t *testing.T) {
-	overStomp(t, func(t *testing.T, w *world, b *faultbroker.Stomp, c *ferry.Client) {
-		b.Enqueue("q", "one", "two")
-		co := w.consumer(c, ferry.ConsumerOptions{Queue: "q", Prefetch: 1})
-		d := receive(t, co, "one")
-		b.Cut()
-		<-d.Context().Done()
-		if cause := context.Cause(d.Context()); !errors.Is(cause, ferry.ErrConnectionLost) {
-			t.Errorf("the context ended with %v", cause)
-		}
-		again := receive(t, co, "one")
-		if !again.Redelivered {
-			t.Error("not marked redelivered")
-		}
-		if err := d.Ack(); !errors.Is(err, ferry.ErrStale) {
-			t.Error(err)
-		}
-		synctest.Wait()
-		if s := b.Settlements(); len(s) != 0 {
-			t.Errorf("sent %v", s)
-		}
-		if err := again.Ack(); err != nil {
-			t.Error(err)
-		}
-		if err := again.Ack(); !errors.Is(err, ferry.ErrSettled) {
-			t.Errorf("settling twice: %v", err)
-		}
-		_ = receive(t, co, "two").Reject()
-		if err := co.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
-		wantList(t, "settled", b.Settlements(), "ACK one", "NACK two")
-	})
-}
-
 // A message that the broker answers with an ERROR is refused, and no other: neither
 // of its own publisher nor of another.
 func TestOverStompTheCulpritIsRefusedAlone(t *testing.T) {
@@ -211,37 +176,6 @@ func TestOverStompAMissingReceiptIsAskedForAgain(t *testing.T) {
 	})
 }
 
-func TestFailoverBetweenProtocols(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		a, b := w.broker("a"), w.stomp("b")
-		c := w.dial(url("a")+","+stompURL("b"), ferry.WithTopology(queues("q")), ferry.WithFailback(5*time.Second))
-		co := w.consumer(c, ferry.ConsumerOptions{Queue: "q"})
-		publish(t, c, "q", "1")
-		_ = receive(t, co, "1").Ack()
-		synctest.Wait()
-		a.Down()
-		publish(t, c, "q", "2")
-		_ = receive(t, co, "2").Ack()
-		if got := on(c); got[0] != "stomp://guest@b:61613/" || got[1] != got[0] {
-			t.Errorf("on %v", got)
-		}
-		if err := a.Up(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(30 * time.Second)
-		if got := on(c); got != both("a") {
-			t.Errorf("on %v", got)
-		}
-		publish(t, c, "q", "3")
-		_ = receive(t, co, "3").Ack()
-		synctest.Wait()
-		if n := b.Open(); n != 0 {
-			t.Errorf("%d connections are left", n)
-		}
-		wantList(t, "settled", b.Settlements(), "ACK 2")
-	})
-}
-
 // What STOMP has no way to ask for keeps nobody from connecting.
 func TestOverStompTheRestOfATopologyIsRefused(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
@@ -274,26 +208,4 @@ func TestDialRefusesParametersThatStompDoesNotKnow(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `"prefetch"`) || !strings.Contains(err.Error(), "heart-beat") {
 		t.Error(err)
 	}
-}
-
-func TestOverStompCloseLeavesNothingBehind(t *testing.T) {
-	overStomp(t, func(t *testing.T, w *world, b *faultbroker.Stomp, c *ferry.Client) {
-		b.Enqueue("q", numbered(50)...)
-		co := w.consumer(c, ferry.ConsumerOptions{Queue: "q", Prefetch: 20})
-		for i := range 5 {
-			if err := receive(t, co, fmt.Sprintf("m%d", i)).Ack(); err != nil {
-				t.Error(err)
-			}
-		}
-		s := w.sending(c, ferry.PublisherOptions{Key: "q"})
-		s.submit("x")
-		if err := c.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
-		s.expect("confirmed/1", "x")
-		synctest.Wait()
-		if got := b.Bodies("q"); len(got) != 46 || b.Open() != 0 {
-			t.Errorf("%d connections, %d messages: %q", b.Open(), len(got), got)
-		}
-	})
 }
