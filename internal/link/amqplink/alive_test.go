@@ -44,7 +44,8 @@ func TestAPeerThatFallsSilentIsDeadAfterTwoHeartbeats(t *testing.T) {
 			}
 		}()
 		<-c.Done()
-		if took := time.Since(begin); took < 20*time.Second || took > 23*time.Second {
+		// The last read may have come before the pulse began: see transport.Pulse.
+		if took := time.Since(begin); took < 20*time.Second-10*time.Second/8 || took > 23*time.Second {
 			t.Errorf("it took %v", took)
 		}
 		kindIs(t, c.Err(), link.Dead)
