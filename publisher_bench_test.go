@@ -32,6 +32,7 @@ func BenchmarkPublisher(b *testing.B) {
 	const batch = 250
 	c := &Client{publishers: make(map[*Publisher]struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.events = newEventQueue(nil)
 	c.publish = newSupervisor(c, publishing)
 	conn := &still{done: make(chan struct{}), sources: make(chan link.Source, 1)}
 	c.publish.set(&session{conn: conn, moved: make(chan struct{})}, nil, func(*ConnectionStatus) {})
