@@ -140,8 +140,13 @@ func (l *load) dial(ctx context.Context) *client {
 	return nil
 }
 
-// over notes why a connection ended, and ends it.
-func (l *load) over(c *client) {
+// over notes why a connection ended, and ends it. A call may learn of the end just
+// before the library tells why: lost says that it did, and that is waited for.
+func (l *load) over(c *client, lost bool) {
+	patience := time.Duration(0)
+	if lost {
+		patience = time.Second
+	}
 	select {
 	case e := <-c.closed:
 		if e != nil && e.Server {
@@ -149,7 +154,7 @@ func (l *load) over(c *client) {
 			l.closes[e.Code]++
 			l.mu.Unlock()
 		}
-	default:
+	case <-time.After(patience):
 	}
 	c.cut()
 }
@@ -193,7 +198,7 @@ func (l *load) publish(p publisher) {
 			stop := context.AfterFunc(l.hard, func() { _ = c.nc.Close() })
 			done, err := p.session(l, c)
 			stop()
-			l.over(c)
+			l.over(c, !done)
 			if done {
 				return
 			}
@@ -372,7 +377,7 @@ func (l *load) consume(c consumer) {
 				return
 			}
 			err := c.session(l, conn)
-			l.over(conn)
+			l.over(conn, err != nil || conn.IsClosed())
 			if err != nil && !lost(err) {
 				l.fault("consumer of %s: %v", c.queue, err)
 			}

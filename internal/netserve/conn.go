@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -102,9 +103,13 @@ func (c *Conn) Linger(d time.Duration) {
 	if half, ok := c.sock.Conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
 	}
-	_ = c.sock.Conn.SetReadDeadline(time.Now().Add(d))
 	c.In.close()
-	_, _ = io.Copy(io.Discard, struct{ io.Reader }{c.sock.Conn})
+	err := os.ErrDeadlineExceeded
+	for end := time.Now().Add(d); errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(end); {
+		_ = c.sock.Conn.SetReadDeadline(end)
+		// An Interrupt, as of a server that stops, is not what it waits for.
+		_, err = io.Copy(io.Discard, struct{ io.Reader }{c.sock.Conn})
+	}
 }
 
 // Close closes the connection at once; whatever waits on it returns. With TLS

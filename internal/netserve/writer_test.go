@@ -208,3 +208,29 @@ func TestLingerLetsTheLastWordArrive(t *testing.T) {
 		t.Errorf("read %q, %v", got, err)
 	}
 }
+
+// A server that stops interrupts its connections, also one that is being told of it.
+func TestLingerOutlastsAnInterrupt(t *testing.T) {
+	near, far := tcpPair(t)
+	c := conn(far)
+	c.Out.SetBuf(append(c.Out.Buf(), "goodbye"...))
+	if err := c.Out.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	lingered := make(chan struct{})
+	go func() {
+		defer close(lingered)
+		c.Linger(time.Minute)
+		c.Close()
+	}()
+	if _, err := io.ReadAll(near); err != nil { // until it lingers
+		t.Fatal(err)
+	}
+	c.Interrupt(ErrDraining)
+	// More than sockets hold: it is written only if it is read.
+	if _, err := near.Write(make([]byte, 32<<20)); err != nil {
+		t.Errorf("write: %v", err)
+	}
+	_ = near.(*net.TCPConn).CloseWrite()
+	<-lingered
+}
