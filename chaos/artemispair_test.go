@@ -54,6 +54,7 @@ const audited = "verified"
 func startPair(t *testing.T, store string) *pair {
 	t.Helper()
 	p := &pair{t: t, store: store}
+	t.TempDir() // makes that directories are removed behind what stops the brokers in them
 	t.Cleanup(func() {
 		if t.Failed() {
 			p.logs()
