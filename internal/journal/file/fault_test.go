@@ -352,6 +352,45 @@ func TestPartialWrite(t *testing.T) {
 	})
 }
 
+// TestSealAfterAPartialWrite fills the medium so that a group is written, but
+// only a part of the zeros behind it: the segment still ends with its seal.
+func TestSealAfterAPartialWrite(t *testing.T) {
+	mem := newMem(t)
+	faulty := vfs.NewFaulty(mem)
+	j := mustOpen(t, faulty)
+	want := []journal.Batch{makeBatch(1, 1, 'a'), makeBatch(2, 2, 'a'), makeBatch(3, 2, 'a')}
+	if err := appendAll(j, want[0]); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	faulty.SetHook(func(c vfs.Call) (err error) {
+		if c.Op == vfs.OpWrite && c.Offset == fileHeaderSize {
+			once.Do(func() { err = &vfs.ShortWrite{N: c.Length - 8, Err: syscall.ENOSPC} })
+		}
+		return err
+	})
+	if err := appendAll(j, want[1:]...); err != nil {
+		t.Fatal(err)
+	}
+	next := makeBatch(4, 3, 'a')
+	want = append(want, next)
+	if err := appendAll(j, next); err != nil {
+		t.Fatal(err)
+	}
+	err := j.Replay(t.Context(), 0, 0, false, func(journal.Batch) error { return nil })
+	if err != nil {
+		t.Errorf("read by the one that wrote it: %v", err)
+	}
+	mustClose(t, j)
+	got, cut, err := readAll(mem.CrashClone(0, nil))
+	if err == nil {
+		err = compareAll(got, want)
+	}
+	if err != nil || cut != 0 {
+		t.Errorf("%d bytes cut, %v", cut, err)
+	}
+}
+
 // TestFailedDrop may be tried again, and counts only then.
 func TestFailedDrop(t *testing.T) {
 	for _, op := range []vfs.Op{vfs.OpRemove, vfs.OpSyncDir} {

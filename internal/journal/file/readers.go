@@ -206,11 +206,12 @@ func (j *Journal) entriesOf(r *reader) ([]entry, error) {
 	if !sealed {
 		return entries, nil
 	}
-	if r.index == nil {
+	index := r.index
+	if index == nil {
 		// It was sealed after this reader opened it.
-		return readIndex(r.file, r.segment.number)
+		index = func() ([]entry, error) { return readIndex(r.file, r.segment.number) }
 	}
-	entries, err := r.index()
+	entries, err := index()
 	return entries, j.located(r.segment, err)
 }
 

@@ -351,7 +351,10 @@ func (w *writer) seal() error {
 	if err != nil {
 		return err
 	}
-	if w.allocated > g.end() {
+	// The file may be longer than what is known to be allocated: a write that
+	// found no space has left a part of what it was to write.
+	size, err := w.file.Size()
+	if err == nil && size > g.end() {
 		err = w.file.Truncate(g.end())
 	}
 	w.allocated = g.end()
