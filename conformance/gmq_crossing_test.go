@@ -111,6 +111,7 @@ func TestClientsOfEveryProtocolShareAQueue(t *testing.T) {
 	} else if err := d.Reject(true); err != nil {
 		t.Error(err)
 	}
+	other.ready(1) // basic.reject has no answer
 	if m := askGMQ(t, address["gmq"], gmqRequest("S", crossingQueue, nil)); m.body(t) != "returned" {
 		t.Errorf("%+v", m)
 	}

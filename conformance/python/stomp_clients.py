@@ -174,9 +174,16 @@ class Amqp:
         return None
 
     def count(self, queue, expected):
+        """How many messages the queue holds, -1 if it is not there, when that
+        is what is expected or time is up."""
         end = time.monotonic() + PATIENCE
         while True:
-            n = self.channel.queue_declare(queue, passive=True).method.message_count
+            try:
+                n = self.channel.queue_declare(queue, passive=True).method.message_count
+            except pika.exceptions.ChannelClosedByBroker as e:
+                if e.reply_code != 404:
+                    raise
+                n, self.channel = -1, self.connection.channel()
             if n == expected or time.monotonic() > end:
                 return n
 
@@ -342,7 +349,7 @@ def transaction_with_ack():
     t = c.conn.begin()
     c.ack(task, transaction=t)
     c.send("/queue/py.tx3.done", "result", transaction=t)
-    c.conn.commit(t)
+    c.sync(c.conn.commit, t)
     c.close()
     with Amqp() as a:
         yield a.count("py.tx3", 0), a.count("py.tx3.done", 1)
