@@ -72,15 +72,16 @@ type Config struct {
 
 // Broker holds everything. Open makes one.
 type Broker struct {
-	cfg     Config
-	logger  *slog.Logger
-	log     *log
-	lease   *lease // nil: there is none
-	evict   *evictor
-	scratch *scratch
-	replies replies
-	alarms  alarms
-	blocked atomic.Pointer[string] // why publishers are blocked, nil if they are not
+	cfg      Config
+	logger   *slog.Logger
+	log      *log
+	lease    *lease // nil: there is none
+	evict    *evictor
+	scratch  *scratch
+	replies  replies
+	settings *settings
+	alarms   alarms
+	blocked  atomic.Pointer[string] // why publishers are blocked, nil if they are not
 
 	cleaning       sync.Mutex   // held by who cleans the journal
 	checkpointSize atomic.Int64 // bytes of the newest checkpoint
@@ -157,6 +158,7 @@ func newBroker(cfg Config) *Broker {
 		failed:   make(chan struct{}),
 		vhosts:   map[string]*VHost{},
 		sessions: map[*Session]struct{}{},
+		settings: &settings{},
 	}
 	if b.logger == nil {
 		b.logger = slog.New(slog.DiscardHandler)

@@ -186,6 +186,7 @@ func (b *Broker) takeCheckpoint() error {
 		rec := ownerRecord(&b.cfg) // the first may be dropped with its segment
 		put(rec[0], rec[1:])
 	}
+	b.settings.each(func(s Setting) { put(recSetting, s.record()) })
 	for _, v := range b.allVHosts() {
 		put(recVHost, appendText(nil, v.name))
 		v.mu.RLock()

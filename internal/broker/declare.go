@@ -117,7 +117,7 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 
 // addQueue adds a queue without a record. v.mu is held, or nobody else is there.
 func (v *VHost) addQueue(num uint64, spec QueueSpec) *Queue {
-	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive}
+	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive, rules: noRules}
 	v.queues[spec.Name] = q
 	return q
 }

@@ -53,6 +53,9 @@ type RecordInfo struct {
 	IDs   [][]byte
 	Whole bool
 
+	// Of a setting, whose kind is its Type: it was removed.
+	Deleted bool
+
 	// Of an owner.
 	Node  string
 	Lease time.Duration
@@ -91,6 +94,7 @@ var recordNames = [...]string{
 	recIDs:           "ids",
 	recOwner:         "owner",
 	recHandover:      "handover",
+	recSetting:       "setting",
 }
 
 // DescribeHead calls visit with each record of a batch's head, in order. What
@@ -192,6 +196,9 @@ func (d *describer) record() (RecordInfo, error) {
 	case recOwner:
 		r.Node = d.text()
 		r.Lease = time.Duration(min(d.num(), maxLeaseMillis)) * time.Millisecond
+	case recSetting:
+		s := readSetting(&d.reader)
+		r.Type, r.VHost, r.Name, r.Deleted = s.Kind, s.VHost, s.Name, s.Value == nil // its value may be a secret
 	}
 	return r, d.err
 }

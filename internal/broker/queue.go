@@ -33,6 +33,7 @@ type Queue struct {
 	taken     uint64
 	drained   chan struct{} // closed when held publishers may go on, nil if there are none
 	settled   []settledItem // scratch
+	rules     *rules        // never nil
 }
 
 // Back-pressure (a publisher that outruns a queue's consumers is held): the

@@ -51,6 +51,9 @@ import (
 //	                                         is said again, in a checkpoint
 //	handover                                 the owner has ended, and writes nothing
 //	                                         more: another may begin at once
+//	setting    kind, vhost, name, value      an operator set it; a value without bytes:
+//	                                         it was removed, otherwise they stand
+//	                                         behind a 1
 type recordKind = uint8
 
 const (
@@ -77,6 +80,7 @@ const (
 	recIDs
 	recOwner
 	recHandover
+	recSetting
 )
 
 // plain tells whether a record holds a message, or nothing that anybody's state

@@ -376,6 +376,13 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		r.accepted(rd, full)
 	case recIDs:
 		r.ids(rd, full)
+	case recSetting:
+		if s := readSetting(rd); full && rd.err == nil {
+			r.b.settings.mu.Lock()
+			r.b.settings.setLocked(s)
+			r.b.settings.mu.Unlock()
+			r.b.settings.tell(s)
+		}
 	default:
 		rd.err = fmt.Errorf("%w: kind %d", errRecord, kind)
 	}

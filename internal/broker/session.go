@@ -34,6 +34,16 @@ type SessionConfig struct {
 	Peer  netip.AddrPort
 	Name  string // for people: "127.0.0.1:5555 -> 127.0.0.1:5672"
 
+	// Access is what the user may do in the virtual host; nil: everything.
+	Access Access
+	// Protocol is what the client speaks, for people and metrics: "AMQP 0-9-1",
+	// "STOMP 1.2", "GMQ", "HTTP".
+	Protocol string
+	// Client is what the client told of itself: a header list.
+	Client []byte
+	// TLS is whether the connection is encrypted.
+	TLS bool
+
 	// NotifyBlocked is whether the peer wants EventBlocked and EventUnblocked.
 	NotifyBlocked bool
 	// NotifyCancelled is whether the peer wants EventCancelled.

@@ -43,6 +43,7 @@ type Standby struct {
 	cfg      Config
 	logger   *slog.Logger
 	follower *follower // of Await's goroutine; nil before
+	settings *settings // as far as the journal was read; also the broker's that it becomes
 
 	mu     sync.Mutex // guards what follows
 	status StandbyStatus
@@ -69,7 +70,7 @@ func NewStandby(cfg Config) *Standby {
 	if cfg.Lease <= 0 {
 		cfg.Lease = DefaultLease
 	}
-	s := &Standby{cfg: cfg, logger: cfg.Logger, moved: time.Now()}
+	s := &Standby{cfg: cfg, logger: cfg.Logger, moved: time.Now(), settings: &settings{}}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -269,6 +270,8 @@ func (f *follower) restart(ctx context.Context) error {
 		return err
 	}
 	f.b = newBroker(f.s.cfg)
+	f.b.settings = f.s.settings
+	f.b.settings.clear()
 	f.r = f.b.replayer(checkpoint)
 	f.read, f.kept = 0, 0
 	return nil
