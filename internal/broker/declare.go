@@ -96,6 +96,10 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 		v.mu.Unlock()
 		return QueueInfo{}, errorf(AccessRefused, "queue name '%s' contains reserved prefix 'amq.*'", spec.Name)
 	}
+	if err := spec.checkKind(v.name); err != nil {
+		v.mu.Unlock()
+		return QueueInfo{}, err
+	}
 	q := v.addQueue(v.b.nextQueue.Add(1), spec)
 	if spec.Exclusive {
 		q.owner, q.logged = s, false
@@ -117,7 +121,8 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 
 // addQueue adds a queue without a record. v.mu is held, or nobody else is there.
 func (v *VHost) addQueue(num uint64, spec QueueSpec) *Queue {
-	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive, rules: noRules}
+	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive}
+	q.rules = rulesOf(spec.Args, nil, nil)
 	v.queues[spec.Name] = q
 	return q
 }
