@@ -55,6 +55,11 @@ var layers = []layer{
 		not:      impure,
 	},
 	{
+		packages: "internal/pattern",
+		why:      "pure: names against patterns, of permissions and policies alike",
+		not:      impure,
+	},
+	{
 		packages: "internal/vfs",
 		why:      "the seam to the file system knows nothing above it",
 		others:   []string{"golang.org/x/sys/..."},
@@ -96,14 +101,15 @@ var layers = []layer{
 	},
 	{
 		packages: "internal/auth",
-		why:      "users and passwords, of no protocol",
+		why:      "users, passwords and permissions, of no protocol",
+		mine:     []string{"internal/pattern"},
 		others:   []string{"golang.org/x/..."},
 		not:      []string{"net", "net/http"},
 	},
 	{
 		packages: "internal/broker",
 		why:      "protocol-neutral: no wire format, no sockets, no files, no particular journal",
-		mine:     []string{"internal/message", "internal/journal", "internal/route", "internal/auth"},
+		mine:     []string{"internal/message", "internal/journal", "internal/route", "internal/auth", "internal/pattern"},
 		others:   []string{"golang.org/x/..."},
 		not:      []string{"database/sql", "net", "net/http", "os"},
 	},
