@@ -190,7 +190,10 @@ func (s *Session) insertMany(queues []*Queue, run []pubItem) place {
 }
 
 // accepted confirms publishes that need no journal.
-func (s *Session) accepted(run []pubItem) {
+func (s *Session) accepted(run []pubItem) { s.answer(run, false) }
+
+// answer confirms publishes, or tells that they were refused.
+func (s *Session) answer(run []pubItem, refused bool) {
 	told := false
 	s.mu.Lock()
 	for i := 0; i < len(run); {
@@ -202,7 +205,11 @@ func (s *Session) accepted(run []pubItem) {
 		for j < len(run) && run[j].ch == run[i].ch && run[j].tag == run[j-1].tag+1 {
 			j++
 		}
-		run[i].ch.confirmLocked(run[i].tag, run[j-1].tag)
+		if refused {
+			run[i].ch.rejectLocked(run[i].tag, run[j-1].tag)
+		} else {
+			run[i].ch.confirmLocked(run[i].tag, run[j-1].tag)
+		}
 		told = true
 		i = j
 	}

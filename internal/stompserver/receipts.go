@@ -82,30 +82,50 @@ func (q *receipts) drained(least int) <-chan struct{} {
 
 // take appends the RECEIPT frames for a confirm: of this tag, or (multiple) of
 // all up to it, in their order. An error is what AppendHeader says of an id.
-func (q *receipts) take(dst []byte, v stompwire.Version, tag uint64, multiple bool) ([]byte, error) {
+func (q *receipts) take(dst []byte, v stompwire.Version, tag uint64, multiple bool) (_ []byte, err error) {
+	q.settle(tag, multiple, func(id []byte) {
+		if err == nil {
+			dst, err = appendReceipt(dst, v, id)
+		}
+	})
+	return dst, err
+}
+
+// refuse lets go of what a refusal is of, and returns a copy of the first id of it
+// that a receipt was asked for; nil where none was.
+func (q *receipts) refuse(tag uint64, multiple bool) (first []byte) {
+	q.settle(tag, multiple, func(id []byte) {
+		if first == nil {
+			first = append([]byte{}, id...)
+		}
+	})
+	return first
+}
+
+// settle notes that publishes are settled, and calls visit with the ids that are
+// waited for.
+func (q *receipts) settle(tag uint64, multiple bool, visit func(id []byte)) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.n == 0 || tag < q.first {
-		return dst, nil
+		return
 	}
 	i := int(min(tag-q.first, uint64(q.n-1)))
 	from := i
 	if multiple {
 		from = 0
 	}
-	var err error
-	for ; from <= i && err == nil; from++ {
+	for ; from <= i; from++ {
 		r := q.at(from)
 		if r.wanted {
 			start := r.at - q.from
-			dst, err = appendReceipt(dst, v, q.text[start:start+uint64(r.size)])
+			visit(q.text[start : start+uint64(r.size)])
 		}
 		// What is told and still held waits for those before it.
 		r.wanted = false
 		r.size |= settled
 	}
 	q.drop()
-	return dst, err
 }
 
 // find is a copy of the id that is held for a tag; nil where none is.

@@ -149,7 +149,15 @@ func (w *writer) encode(e *broker.Event) *fault {
 
 func (w *writer) confirmed(e *broker.Event) *fault {
 	if e.Nack {
-		return kindFault(broker.PreconditionFailed, "a message was refused by its queue")
+		// STOMP has no word for it but ERROR. Who asked for no receipt is told nothing, as
+		// a publisher without confirms is in AMQP.
+		id := w.receipts.refuse(e.Tag, e.Multiple)
+		if id == nil {
+			return nil
+		}
+		f := kindFault(broker.PreconditionFailed, "a queue refused the message")
+		f.receipt = id
+		return f
 	}
 	var err error
 	if w.buf, err = w.receipts.take(w.buf, w.version, e.Tag, e.Multiple); err != nil {
