@@ -35,15 +35,16 @@ func (x *exchange) attach(b *binding) {
 		}
 		to.incoming[b] = struct{}{}
 	}
-	switch x.spec.Type {
-	case "direct":
+	x.choice.Store(nil)
+	switch x.typ {
+	case direct:
 		if x.byKey == nil {
 			x.byKey = map[string][]*binding{}
 		}
 		x.byKey[b.key.key] = append(x.byKey[b.key.key], b)
-	case "topic":
+	case topic:
 		x.topic.Add(b.key.key, b)
-	case "headers":
+	case headers:
 		x.headers = append(x.headers, b)
 	}
 }
@@ -56,16 +57,17 @@ func (x *exchange) detach(b *binding) {
 	case *exchange:
 		delete(to.incoming, b)
 	}
-	switch x.spec.Type {
-	case "direct":
+	x.choice.Store(nil)
+	switch x.typ {
+	case direct:
 		if rest := remove(x.byKey[b.key.key], b); len(rest) > 0 {
 			x.byKey[b.key.key] = rest
 		} else {
 			delete(x.byKey, b.key.key)
 		}
-	case "topic":
+	case topic:
 		x.topic.Remove(b.key.key, b)
-	case "headers":
+	case headers:
 		x.headers = remove(x.headers, b)
 	}
 }
@@ -202,13 +204,19 @@ func (s *Session) unbind(source, key string, args []byte, find func() (to any, e
 	return v.b.await(w)
 }
 
-// compile prepares a binding of a headers exchange.
+// compile checks a binding, and prepares one of a headers exchange.
 func (b *binding) compile() error {
 	args, ok := message.DecodeHeaders([]byte(b.key.args))
 	if !ok {
 		return errorf(PreconditionFailed, "invalid arguments of a binding to exchange '%s'", b.from.spec.Name)
 	}
-	if b.from.spec.Type != "headers" {
+	switch b.from.typ {
+	case headers:
+	case consistentHash:
+		return checkWeight(b.key.key)
+	case localRandom:
+		return b.checkLocal()
+	default:
 		return nil
 	}
 	if a, ok := findArg([]byte(b.key.args), "x-match"); ok {

@@ -1,12 +1,13 @@
 package broker
 
 import (
+	"sync/atomic"
+
 	"github.com/ferrymq/ferry/internal/message"
 	"github.com/ferrymq/ferry/internal/route"
 )
 
-// ExchangeSpec is an exchange as it is declared. Type is direct, fanout, topic
-// or headers.
+// ExchangeSpec is an exchange as it is declared. Type is one of exchangeTypes.
 type ExchangeSpec struct {
 	Name, Type                    string
 	Durable, AutoDelete, Internal bool
@@ -17,6 +18,7 @@ type ExchangeSpec struct {
 type exchange struct {
 	v    *VHost
 	spec ExchangeSpec
+	typ  exchangeType
 
 	bindings map[bindingKey]*binding // where it is the source
 	incoming map[*binding]struct{}   // where it is the destination
@@ -24,14 +26,40 @@ type exchange struct {
 	byKey   map[string][]*binding // direct
 	topic   route.Trie[*binding]
 	headers []*binding
+	choice  atomic.Pointer[choice] // of those that choose one of what is bound; nil: to be made anew
 }
+
+// exchangeType is how an exchange routes.
+type exchangeType uint8
+
+const (
+	nothing exchangeType = iota // of a type that this broker does not know
+	direct
+	fanout
+	topic
+	headers
+	consistentHash
+	modulusHash
+	random
+	localRandom
+)
+
+var exchangeTypes = map[string]exchangeType{
+	"direct": direct, "fanout": fanout, "topic": topic, "headers": headers,
+	"x-consistent-hash": consistentHash, "x-modulus-hash": modulusHash,
+	"x-random": random, "x-local-random": localRandom,
+}
+
+// chooses tells whether an exchange of a type sends a message to one of what is
+// bound to it.
+func (t exchangeType) chooses() bool { return consistentHash <= t && t <= localRandom }
 
 var builtIn = map[string]string{
 	"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers", "amq.match": "headers",
 }
 
 func newExchange(v *VHost, spec ExchangeSpec) *exchange {
-	return &exchange{v: v, spec: spec, bindings: map[bindingKey]*binding{}}
+	return &exchange{v: v, spec: spec, typ: exchangeTypes[spec.Type], bindings: map[bindingKey]*binding{}}
 }
 
 // CheckExchange tells whether an exchange is there: nil, or NotFound.
@@ -59,19 +87,8 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 	if spec.Name == "" {
 		return errDefaultExchange()
 	}
-	switch spec.Type {
-	case "direct", "fanout", "topic", "headers":
-	default:
-		if len(spec.Type) > 2 && spec.Type[:2] == "x-" {
-			return errorf(Invalid, "unknown exchange type '%s'", spec.Type)
-		}
-		return errorf(Invalid, "invalid exchange type '%s'", spec.Type)
-	}
-	if a, ok := findArg(spec.Args, "alternate-exchange"); ok && a.kind != 'S' {
-		return errorf(PreconditionFailed, "invalid type '%s' for arg 'alternate-exchange' in exchange '%s' in vhost '%s'", a.typeName(), spec.Name, v.name)
-	}
-	if _, ok := message.DecodeHeaders(spec.Args); !ok {
-		return errorf(PreconditionFailed, "invalid arguments for exchange '%s' in vhost '%s'", spec.Name, v.name)
+	if err := checkExchangeType(spec.Type); err != nil {
+		return err
 	}
 	v.mu.Lock()
 	if x := v.exchanges[spec.Name]; x != nil {
@@ -86,6 +103,10 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 		v.mu.Unlock()
 		return errorf(AccessRefused, "exchange name '%s' contains reserved prefix 'amq.*'", spec.Name)
 	}
+	if err := spec.checkArgs(v.name); err != nil { // behind the comparison with what is there
+		v.mu.Unlock()
+		return err
+	}
 	x := newExchange(v, spec)
 	v.exchanges[spec.Name] = x
 	v.changed()
@@ -94,10 +115,39 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 		w = v.b.log.write(recExchange, x.record())
 	}
 	v.mu.Unlock()
-	if _, ok := findArg(spec.Args, "alternate-exchange"); ok {
-		v.b.logger.Warn("an argument is kept, but has no effect yet", "exchange", spec.Name, "argument", "alternate-exchange")
-	}
 	return v.b.await(w)
+}
+
+func checkExchangeType(name string) *Error {
+	if exchangeTypes[name] != nothing {
+		return nil
+	}
+	if len(name) > 2 && name[:2] == "x-" {
+		return errorf(Invalid, "unknown exchange type '%s'", name)
+	}
+	return errorf(Invalid, "invalid exchange type '%s'", name)
+}
+
+// checkArgs finds what is wrong with the arguments of a declaration, in RabbitMQ's
+// words.
+func (spec *ExchangeSpec) checkArgs(vhost string) *Error {
+	if _, ok := message.DecodeHeaders(spec.Args); !ok {
+		return errorf(PreconditionFailed, "invalid arguments for exchange '%s' in vhost '%s'", spec.Name, vhost)
+	}
+	if a, ok := findArg(spec.Args, "alternate-exchange"); ok && a.kind != 'S' {
+		return errorf(PreconditionFailed, "invalid type '%s' for arg 'alternate-exchange' in exchange '%s' in vhost '%s'", a.typeName(), spec.Name, vhost)
+	}
+	if exchangeTypes[spec.Type] == consistentHash {
+		return checkHashArgs(spec, vhost)
+	}
+	return nil
+}
+
+// alternate is the exchange that gets what this one has nobody for, if it has one.
+// v.mu is held.
+func (x *exchange) alternate() (name string, ok bool) {
+	a, ok := findArg(x.spec.Args, "alternate-exchange")
+	return a.String(), ok && a.kind == 'S'
 }
 
 func (x *exchange) record() []byte {

@@ -11,6 +11,7 @@ type path struct {
 	version uint64
 	queues  []*Queue // by number, each once
 	reply   *Consumer
+	choice  *choice // instead: one of several paths, by more than the key
 }
 
 // route finds where a message goes. Routes that depend on nothing but exchange
@@ -37,13 +38,13 @@ func (p *publisher) route(m *Publish) (*path, error) {
 	}
 	version := v.version.Load()
 	if !special && p.lastRoute != nil && p.lastRoute.version == version && p.sameName(m) {
-		return p.lastRoute, nil
+		return p.lastRoute.of(m), nil
 	}
 	p.rkey = append(append(append(p.rkey[:0], byte(len(m.Exchange))), m.Exchange...), m.Key...)
 	if !special {
 		if r := p.routes[string(p.rkey)]; r != nil && r.version == version {
 			p.lastRoute, p.lastName = r, append(p.lastName[:0], p.rkey...)
-			return r, nil
+			return r.of(m), nil
 		}
 	}
 	r, keep, err := v.findRoute(m, version, special)
@@ -57,7 +58,15 @@ func (p *publisher) route(m *Publish) (*path, error) {
 		p.routes[string(p.rkey)] = r
 		p.lastRoute, p.lastName = r, append(p.lastName[:0], p.rkey...)
 	}
-	return r, nil
+	return r.of(m), nil
+}
+
+// of is the path of one message.
+func (r *path) of(m *Publish) *path {
+	if r.choice == nil {
+		return r
+	}
+	return r.choice.path(m)
 }
 
 // isPlain tells whether a property list was found to need nothing special. The
@@ -184,12 +193,14 @@ func (v *VHost) findRoute(m *Publish, version uint64, special bool) (r *path, ke
 	if x.spec.Internal {
 		return nil, false, errorf(AccessRefused, "cannot publish to internal exchange '%s' in vhost '%s'", x.spec.Name, v.name)
 	}
-	keep = !special
-	for _, k := range keys {
-		keep = x.collect(r, k, m.Properties, map[*exchange]bool{}) && keep
+	if !special {
+		if c := x.remembered(); c != nil {
+			r.choice = c
+			return r, true, nil
+		}
 	}
-	r.sort()
-	return r, keep, nil
+	keep = x.route(r, keys, m.Properties)
+	return r, keep && !special, nil
 }
 
 func (r *path) sort() {
@@ -197,40 +208,103 @@ func (r *path) sort() {
 	r.queues = slices.Compact(r.queues)
 }
 
-// collect gathers the queues that an exchange sends a message to, through other
-// exchanges too. It tells whether that depends on nothing but the key.
-func (x *exchange) collect(r *path, key, props []byte, seen map[*exchange]bool) (keep bool) {
-	seen[x] = true
-	keep = true
-	visit := func(b *binding) {
-		switch to := b.key.to.(type) {
-		case *Queue:
-			r.queues = append(r.queues, to)
-		case *exchange:
-			if !seen[to] {
-				keep = to.collect(r, key, props, seen) && keep
-			}
+// route finds the queues that an exchange sends a message to, through other
+// exchanges too. It tells whether that depends on nothing but the keys. v.mu is
+// held.
+func (x *exchange) route(r *path, keys [][]byte, props []byte) (keep bool) {
+	s := routing{r: r, keys: keys, props: props, keep: true}
+	s.through(x)
+	r.sort()
+	return s.keep
+}
+
+// A routing is the search for the queues of one message.
+type routing struct {
+	r     *path
+	keys  [][]byte // the routing key, and those of CC and BCC
+	props []byte
+	keep  bool // it depends on the keys alone
+
+	first *exchange
+	seen  map[*exchange]struct{} // beside first
+}
+
+// visits notes that an exchange is gone through, which is done once.
+func (s *routing) visits(x *exchange) bool {
+	if s.first == nil {
+		s.first = x
+		return true
+	}
+	if _, ok := s.seen[x]; ok || s.first == x {
+		return false
+	}
+	if s.seen == nil {
+		s.seen = map[*exchange]struct{}{}
+	}
+	s.seen[x] = struct{}{}
+	return true
+}
+
+// through adds what an exchange sends the message to; what it has nobody for goes
+// to its alternate exchange. Where that leads back, it ends.
+func (s *routing) through(x *exchange) {
+	for s.visits(x) && !s.bound(x) {
+		name, ok := x.alternate()
+		if !ok {
+			return
+		}
+		if x = x.v.exchanges[name]; x == nil { // as in RabbitMQ the default exchange is none
+			return
 		}
 	}
-	switch x.spec.Type {
-	case "direct":
-		for _, b := range x.byKey[string(key)] {
-			visit(b)
+}
+
+// bound adds what the exchange's own bindings send the message to, and tells
+// whether there was any, even if that leads to no queue.
+func (s *routing) bound(x *exchange) (found bool) {
+	visit := func(b *binding) {
+		found = true
+		s.to(b.key.to)
+	}
+	switch x.typ {
+	case direct:
+		for _, k := range s.keys {
+			for _, b := range x.byKey[string(k)] {
+				visit(b)
+			}
 		}
-	case "fanout":
+	case fanout:
 		for _, b := range x.bindings {
 			visit(b)
 		}
-	case "topic":
-		x.topic.Match(key, visit)
-	case "headers":
-		keep = false
-		headers := message.Field(props, message.Headers)
+	case topic:
+		for _, k := range s.keys {
+			x.topic.Match(k, visit)
+		}
+	case headers:
+		s.keep = false
+		headers := message.Field(s.props, message.Headers)
 		for _, b := range x.headers {
 			if b.match.Match(headers) {
 				visit(b)
 			}
 		}
+	case consistentHash, modulusHash, random, localRandom:
+		c := x.choose()
+		s.keep = s.keep && c.by == byRoutingKey
+		if i := c.index(s.keys[0], s.props); i >= 0 {
+			found = true
+			s.to(c.to[i])
+		}
 	}
-	return keep
+	return found
+}
+
+func (s *routing) to(destination any) {
+	switch to := destination.(type) {
+	case *Queue:
+		s.r.queues = append(s.r.queues, to)
+	case *exchange:
+		s.through(to)
+	}
 }
