@@ -189,6 +189,7 @@ func (b *Broker) serve(ctx context.Context) error {
 	b.loops.Go(b.evict.run)
 	b.loops.Go(b.cleanLoop)
 	b.loops.Go(b.alarmLoop)
+	b.enforceAll()
 	if b.lease != nil {
 		b.loops.Go(b.leaseLoop)
 	}

@@ -68,6 +68,11 @@ func (s *Session) insertOne(q *Queue, run []pubItem) place {
 		s.unroutable(run)
 		return nowhere
 	}
+	if q.mayRefuse() {
+		where := s.insertAsFits([]*Queue{q}, run)
+		q.mu.Unlock()
+		return where
+	}
 	first := q.tail
 	for i := range run {
 		run[i].m.holders.Store(1)
@@ -118,75 +123,106 @@ func (s *Session) anyTag(run []pubItem) bool {
 // are sorted by number, which is the order of their locks.
 func (s *Session) insertMany(queues []*Queue, run []pubItem) place {
 	alive := make([]*Queue, 0, len(queues))
+	refusing := false
 	for _, q := range queues {
 		q.mu.Lock()
 		if q.deleted {
 			q.mu.Unlock()
 			continue
 		}
+		refusing = refusing || q.mayRefuse()
 		alive = append(alive, q)
 	}
 	if len(alive) == 0 {
 		s.unroutable(run)
 		return nowhere
 	}
-	firsts := make([]uint64, len(alive))
-	logged := 0
+	var where place
+	if refusing {
+		where = s.insertAsFits(alive, run)
+	} else {
+		where, _ = s.enter(alive, run)
+		s.dispatch(alive)
+		s.answerEntered(where, run)
+	}
 	for _, q := range alive {
+		q.mu.Unlock()
+	}
+	return where
+}
+
+// enter puts each message into all of these queues, which are locked, at least one,
+// and tells the log. seqs are where, by message
+// and queue, until the next call.
+func (s *Session) enter(queues []*Queue, run []pubItem) (where place, seqs []uint64) {
+	logged := 0
+	for _, q := range queues {
 		if q.logged {
 			logged++
 		}
 	}
-	others := make([]*stored, len(run)) // of the queues that are not logged
+	if seqs = s.pub.seqs[:0]; cap(seqs) < len(queues)*len(run) {
+		seqs = make([]uint64, 0, len(queues)*len(run))
+	}
 	for i := range run {
-		others[i] = run[i].m.split(s.b, logged, len(alive)-logged)
-	}
-	for k, q := range alive {
-		firsts[k] = q.tail
-		for i := range run {
-			m := run[i].m
+		m := run[i].m
+		other := m.split(s.b, logged, len(queues)-logged) // of the queues that are not logged
+		for _, q := range queues {
+			held := m
 			if !q.logged {
-				m = others[i]
+				held = other
 			}
-			q.appendLocked(m, run[i].marked)
+			seqs = append(seqs, q.appendLocked(held, run[i].marked))
 		}
 	}
-	if logged > 0 {
-		l := s.b.log
-		l.mu.Lock()
-		for i := range run {
-			m := run[i].m
-			if !m.persistent {
-				continue
-			}
-			m.logged, m.journaled = int32(logged), true
-			targets := make([]target, 0, logged)
-			for k, q := range alive {
-				if q.logged {
-					targets = append(targets, target{q.num, firsts[k] + uint64(i)})
-				}
-			}
-			if len(targets) == 1 {
-				l.publishLocked(&run[i], targets[0].queue, targets[0].seq)
-			} else {
-				l.publishManyLocked(&run[i], targets)
+	if s.pub.seqs = seqs; cap(seqs) > 4*flushMessages {
+		s.pub.seqs = nil
+	}
+	if logged == 0 {
+		return inMemory, seqs
+	}
+	l := s.b.log
+	l.mu.Lock()
+	for i := range run {
+		m := run[i].m
+		if !m.persistent {
+			continue
+		}
+		m.logged, m.journaled = int32(logged), true
+		targets := make([]target, 0, logged)
+		for k, q := range queues {
+			if q.logged {
+				targets = append(targets, target{q.num, seqs[i*len(queues)+k]})
 			}
 		}
-		l.unlockAndWake()
+		if len(targets) == 1 {
+			l.publishLocked(&run[i], targets[0].queue, targets[0].seq)
+		} else {
+			l.publishManyLocked(&run[i], targets)
+		}
 	}
-	for _, q := range alive {
+	l.unlockAndWake()
+	return inLog, seqs
+}
+
+// dispatch has queues, which are locked, deliver what has entered them.
+func (s *Session) dispatch(queues []*Queue) {
+	for _, q := range queues {
 		q.dispatchLocked()
 		if q.ready > pressureHigh && len(q.consumers) > 0 {
 			s.pub.pressure = q
 		}
-		q.mu.Unlock()
 	}
-	if logged > 0 {
+}
+
+// answerEntered confirms of what has entered its queues that which the journal will
+// not.
+func (s *Session) answerEntered(where place, run []pubItem) {
+	if where == inLog {
 		s.acceptedTransient(run)
-		return inLog
+	} else {
+		s.accepted(run)
 	}
-	s.accepted(run)
-	return inMemory
 }
 
 // accepted confirms publishes that need no journal.

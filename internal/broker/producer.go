@@ -276,7 +276,7 @@ func (s *Session) insertOnce(p *producer, r *path, run []pubItem) {
 		return
 	}
 	for i := range run {
-		if run[i].from != nil {
+		if run[i].from != nil && !run[i].refused {
 			p.acceptLocked(&run[i], where == inLog && run[i].m.persistent)
 		}
 	}

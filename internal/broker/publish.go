@@ -38,6 +38,7 @@ type pubItem struct {
 	ext       *recordExt // its window and its id there; nil: it has no duplicate id
 	mandatory bool
 	marked    bool // it may repeat one that was accepted before
+	refused   bool // by one of its queues
 }
 
 // publisher gathers a connection's publishes, so that a queue's and the log's
@@ -72,6 +73,7 @@ type publisher struct {
 
 	settling []delivered // scratch of Channel.settle
 	repeats  []pubItem   // scratch of dropRepeats and insertNewLocked
+	seqs     []uint64    // scratch of enter
 }
 
 func (p *publisher) message() *stored {

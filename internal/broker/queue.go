@@ -33,6 +33,7 @@ type Queue struct {
 	taken     uint64
 	drained   chan struct{} // closed when held publishers may go on, nil if there are none
 	settled   []settledItem // scratch
+	trimming  bool          // by a goroutine of its own
 	rules     *rules        // never nil
 }
 
@@ -220,6 +221,9 @@ func (q *Queue) dispatchLocked() {
 		if verdict == notLoaded {
 			break
 		}
+	}
+	if q.overLocked() {
+		q.trimLocked()
 	}
 	q.reportLocked()
 	if q.drained != nil && q.ready <= pressureLow {

@@ -79,8 +79,9 @@ func (t *transaction) settle(of *Channel, tag uint64, multiple bool, how outcome
 }
 
 // TxCommit makes everything since the last commit take effect at once, and
-// returns when it is durable. PreconditionFailed: the channel is not
-// transactional.
+// returns when it is durable. PreconditionFailed: the channel is not transactional,
+// or a queue refused what was published to it, being full; the rest did take effect,
+// as in RabbitMQ.
 func (ch *Channel) TxCommit() error {
 	t := ch.tx
 	if t == nil {
@@ -119,7 +120,8 @@ func (ch *Channel) TxCommit() error {
 	l.mu.Lock()
 	l.markLocked(recTxBegin)
 	var back []pubItem
-	repeats := 0 // bytes
+	repeats, refused := 0, 0 // bytes of what no queue took because of that
+	partial := false
 	fresh := t.pubs[:0]
 	for _, it := range t.pubs {
 		if it.repeatsLocked() {
@@ -127,7 +129,12 @@ func (ch *Channel) TxCommit() error {
 			continue
 		}
 		where := t.insertLocked(&it)
+		partial = partial || it.refused
 		switch {
+		case it.refused:
+			if where == nowhere {
+				refused += int(it.m.size)
+			}
 		case where == nowhere:
 			back = append(back, it)
 		case it.from != nil:
@@ -171,7 +178,7 @@ func (ch *Channel) TxCommit() error {
 		p.mu.Unlock()
 	}
 	s.v.windows.trim()
-	s.b.evict.hot.Add(int64(t.bytes - repeats))
+	s.b.evict.hot.Add(int64(t.bytes - repeats - refused))
 	s.unroutable(back)
 	resumeConsumers(resume)
 	for i := range fresh {
@@ -182,6 +189,9 @@ func (ch *Channel) TxCommit() error {
 	err := w.wait(s.b)
 	if s.b.evict.over() {
 		s.b.evict.poke()
+	}
+	if err == nil && partial {
+		return errorf(PreconditionFailed, "partial tx completion")
 	}
 	return err
 }
@@ -207,29 +217,33 @@ func (t *transaction) insertLocked(it *pubItem) place {
 	m := it.m
 	var targets []target
 	logged, others := 0, 0
-	for _, q := range it.r.queues {
-		switch {
-		case q.deleted:
-		case q.logged:
+	takers, dead := it.takersLocked()
+	for _, q := range takers {
+		if q.logged {
 			logged++
-		default:
+		} else {
 			others++
 		}
 	}
 	if logged+others == 0 {
 		return nowhere
 	}
+	entering := *it
+	if it.refused {
+		entering.from, entering.ext = nil, nil
+	}
 	other := m.split(t.ch.s.b, logged, others)
-	for _, q := range it.r.queues {
-		switch {
-		case q.deleted:
-		case q.logged:
-			seq := q.appendLocked(m, it.marked)
-			if m.persistent {
-				targets = append(targets, target{q.num, seq})
-			}
-		default:
-			q.appendLocked(other, it.marked)
+	for i, q := range takers {
+		held := m
+		if !q.logged {
+			held = other
+		}
+		seq := q.appendLocked(held, it.marked)
+		if q.logged && m.persistent {
+			targets = append(targets, target{q.num, seq})
+		}
+		if i >= len(takers)-dead {
+			q.expelLocked(seq, maxlen)
 		}
 	}
 	if len(targets) == 0 {
@@ -238,9 +252,9 @@ func (t *transaction) insertLocked(it *pubItem) place {
 	l := t.ch.s.b.log
 	m.logged, m.journaled = int32(len(targets)), true
 	if len(targets) == 1 {
-		l.publishLocked(it, targets[0].queue, targets[0].seq)
+		l.publishLocked(&entering, targets[0].queue, targets[0].seq)
 	} else {
-		l.publishManyLocked(it, targets)
+		l.publishManyLocked(&entering, targets)
 	}
 	return inLog
 }

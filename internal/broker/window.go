@@ -364,7 +364,7 @@ func (s *Session) insertNewLocked(w *window, r *path, run []pubItem) (rest []pub
 	}
 	where := s.insertRun(r, fresh)
 	for i := range fresh {
-		if id := fresh[i].ext.id; where == nowhere {
+		if id := fresh[i].ext.id; where == nowhere || fresh[i].refused {
 			delete(w.ids, id)
 		} else {
 			w.addLocked(id, fresh[i].idState(where))

@@ -1,0 +1,216 @@
+package broker
+
+import "github.com/ferrymq/ferry/internal/message"
+
+// A queue may be limited by the number of its ready messages and the bytes of their
+// bodies (x-max-length, x-max-length-bytes, and the policies of these names). What
+// is delivered and not settled does not count. When there are more, the first ones
+// are dropped, or new ones are refused: see overflow.
+
+// trimMost is how many messages are dropped under a queue's lock at once: a limit
+// may be set to a queue that is long already.
+const trimMost = 4096
+
+// mayRefuse tells whether the queue refuses messages when it is full.
+func (q *Queue) mayRefuse() bool {
+	return q.rules.overflow != dropHead && (q.rules.maxLength != none || q.rules.maxBytes != none)
+}
+
+// refusesLocked tells whether the queue is too full for one more message, whose body
+// has so many bytes. It never is where it drops messages instead.
+func (q *Queue) refusesLocked(_ int64) bool {
+	r := q.rules
+	return r.overflow != dropHead && (int64(q.ready) >= r.maxLength)
+}
+
+// overLocked tells whether the queue has more than it may.
+func (q *Queue) overLocked() bool {
+	r := q.rules
+	return int64(q.ready) > r.maxLength
+}
+
+// trimLocked drops what is too much, if that is what is to be done with it; of very
+// much the rest in the background. The caller calls reportLocked.
+func (q *Queue) trimLocked() {
+	if q.rules.overflow != dropHead {
+		return
+	}
+	for range trimMost {
+		seq, e := q.peekLocked()
+		if e == nil {
+			return
+		}
+		q.expelLocked(seq, maxlen)
+		if !q.overLocked() {
+			return
+		}
+		if len(q.settled) >= settledMost {
+			q.reportLocked()
+		}
+	}
+	if q.trimming {
+		return
+	}
+	select {
+	case <-q.v.b.quit:
+	default:
+		q.trimming = true
+		q.v.b.tasks.Go(q.trim)
+	}
+}
+
+// trim goes on with trimLocked, and lets others to the queue between.
+func (q *Queue) trim() {
+	for {
+		q.mu.Lock()
+		if q.deleted || !q.overLocked() || q.v.b.ending() {
+			q.trimming = false
+			q.mu.Unlock()
+			return
+		}
+		q.trimLocked()
+		q.reportLocked()
+		q.mu.Unlock()
+	}
+}
+
+// ending tells whether the broker is closed, or cannot go on.
+func (b *Broker) ending() bool {
+	select {
+	case <-b.quit:
+		return true
+	case <-b.failed:
+		return true
+	default:
+		return false
+	}
+}
+
+// enforceLocked applies the queue's rules to what is in it, when they have changed or
+// were not looked at, as in a replay.
+func (q *Queue) enforceLocked() { q.dispatchLocked() }
+
+// enforceAll does this for all queues.
+func (b *Broker) enforceAll() {
+	for _, v := range b.allVHosts() {
+		v.mu.RLock()
+		for _, q := range v.queues {
+			q.mu.Lock()
+			if q.overLocked() {
+				q.enforceLocked()
+			}
+			q.mu.Unlock()
+		}
+		v.mu.RUnlock()
+	}
+}
+
+// insertAsFits puts messages into queues, which are locked, and of which some may
+// refuse them: as many at once as all take. Between, the queues deliver, which makes
+// room.
+func (s *Session) insertAsFits(queues []*Queue, run []pubItem) place {
+	all := nowhere
+	for len(run) > 0 {
+		n := fits(queues, run)
+		if n == 0 {
+			all = max(all, s.insertRefused(queues, &run[0]))
+			s.answer(run[:1], true)
+			run = run[1:]
+			continue
+		}
+		where, _ := s.enter(queues, run[:n])
+		s.dispatch(queues)
+		s.answerEntered(where, run[:n])
+		all = max(all, where)
+		run = run[n:]
+	}
+	return all
+}
+
+// fits is how many messages of a run all queues take.
+func fits(queues []*Queue, run []pubItem) int {
+	n := int64(len(run))
+	for _, q := range queues {
+		if q.rules.overflow == dropHead {
+			continue
+		}
+		n = min(n, max(q.rules.maxLength-int64(q.ready), 0))
+	}
+	return int(n)
+}
+
+// insertRefused puts a message into those of its queues that do not refuse it. What
+// they have of it is an ordinary message: whoever sends it again, because it was
+// refused, sends it to all.
+func (s *Session) insertRefused(queues []*Queue, it *pubItem) place {
+	r := path{queues: queues}
+	entering := [1]pubItem{*it}
+	one := &entering[0]
+	one.r = &r
+	takers, dead := one.takersLocked()
+	one.tag, one.from, one.ext = 0, nil, nil
+	it.refused = true
+	if len(takers) == 0 {
+		s.b.evict.hot.Add(-int64(it.m.size))
+		return nowhere
+	}
+	where, seqs := s.enter(takers, entering[:])
+	for k := len(takers) - dead; k < len(takers); k++ {
+		takers[k].expelLocked(seqs[k], maxlen)
+	}
+	s.dispatch(takers)
+	return where
+}
+
+// takersLocked finds the queues of a message, all locked, that it enters, and notes
+// whether another one refuses it. The last of them, so many as dead, refuse it too,
+// but hand it to their dead-letter exchanges: they must expel it at once.
+func (it *pubItem) takersLocked() (takers []*Queue, dead int) {
+	refusing := false
+	for _, q := range it.r.queues {
+		refusing = refusing || q.mayRefuse()
+	}
+	if !refusing {
+		return it.aliveLocked(), 0
+	}
+	body := it.body()
+	var last []*Queue
+	for _, q := range it.r.queues {
+		switch {
+		case q.deleted:
+		case !q.refusesLocked(body):
+			takers = append(takers, q)
+		default:
+			it.refused = true
+			if q.rules.overflow == rejectPublishDLX && q.rules.deadTo != nil {
+				last = append(last, q)
+			}
+		}
+	}
+	return append(takers, last...), len(last)
+}
+
+// body is how many bytes the body of a publish has.
+func (it *pubItem) body() int64 {
+	v, err := message.Parse(it.m.block())
+	if err != nil {
+		return int64(it.m.size)
+	}
+	return int64(len(v.Body))
+}
+
+func (it *pubItem) aliveLocked() []*Queue {
+	for i, q := range it.r.queues {
+		if !q.deleted {
+			continue
+		}
+		alive := append([]*Queue{}, it.r.queues[:i]...)
+		for _, q := range it.r.queues[i:] {
+			if !q.deleted {
+				alive = append(alive, q)
+			}
+		}
+		return alive
+	}
+	return it.r.queues
+}
