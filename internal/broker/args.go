@@ -110,9 +110,9 @@ func inequivalent(name, what, entity, vhost string, received, current any) *Erro
 	return errorf(PreconditionFailed, "inequivalent arg '%s' for %s '%s' in vhost '%s': received '%v' but current is '%v'", name, what, entity, vhost, received, current)
 }
 
-// checkProperties finds what is wrong with a message's properties, in
-// RabbitMQ's words.
-func checkProperties(props []byte, user string) *Error {
+// checkProperties finds what is wrong with a message's properties that a session
+// publishes, in RabbitMQ's words.
+func checkProperties(props []byte, cfg *SessionConfig) *Error {
 	for {
 		id, v, rest, ok := message.NextField(props)
 		if !ok {
@@ -120,8 +120,8 @@ func checkProperties(props []byte, user string) *Error {
 		}
 		switch id {
 		case message.UserID:
-			if string(v) != user {
-				return errorf(PreconditionFailed, "user_id property set to '%s' but authenticated user was '%s'", v, user)
+			if string(v) != cfg.User && !cfg.Impersonator {
+				return errorf(PreconditionFailed, "user_id property set to '%s' but authenticated user was '%s'", v, cfg.User)
 			}
 		case message.Expiration:
 			if s := checkExpiration(v); s != "" {

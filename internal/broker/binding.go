@@ -83,6 +83,9 @@ func remove(list []*binding, b *binding) []*binding {
 // NotFound, AccessRefused (the default exchange), ResourceLocked,
 // PreconditionFailed (arguments).
 func (s *Session) BindQueue(queue, exchange, key string, args []byte) error {
+	if err := s.mayBind(aQueue, queue, exchange, key); err != nil {
+		return err
+	}
 	return s.bind(exchange, key, args, func() (any, bool, error) {
 		q, err := s.queueLocked(queue)
 		if err != nil {
@@ -94,6 +97,9 @@ func (s *Session) BindQueue(queue, exchange, key string, args []byte) error {
 
 // UnbindQueue undoes BindQueue; what is not bound is no error.
 func (s *Session) UnbindQueue(queue, exchange, key string, args []byte) error {
+	if err := s.mayBind(aQueue, queue, exchange, key); err != nil {
+		return err
+	}
 	return s.unbind(exchange, key, args, func() (any, error) {
 		q := s.v.queues[queue]
 		if q == nil {
@@ -108,8 +114,8 @@ func (s *Session) UnbindQueue(queue, exchange, key string, args []byte) error {
 
 // BindExchange sends to an exchange what another gets for this key.
 func (s *Session) BindExchange(destination, source, key string, args []byte) error {
-	if destination == "" {
-		return errDefaultExchange()
+	if err := s.mayBind(anExchange, destination, source, key); err != nil {
+		return err
 	}
 	return s.bind(source, key, args, func() (any, bool, error) {
 		x := s.v.exchanges[destination]
@@ -122,8 +128,8 @@ func (s *Session) BindExchange(destination, source, key string, args []byte) err
 
 // UnbindExchange undoes BindExchange; what is not bound is no error.
 func (s *Session) UnbindExchange(destination, source, key string, args []byte) error {
-	if destination == "" {
-		return errDefaultExchange()
+	if err := s.mayBind(anExchange, destination, source, key); err != nil {
+		return err
 	}
 	return s.unbind(source, key, args, func() (any, error) {
 		if x := s.v.exchanges[destination]; x != nil {
@@ -136,9 +142,6 @@ func (s *Session) UnbindExchange(destination, source, key string, args []byte) e
 func (s *Session) bind(source, key string, args []byte, find func() (to any, durable bool, err error)) error {
 	s.Flush()
 	v := s.v
-	if source == "" {
-		return errDefaultExchange()
-	}
 	v.mu.Lock()
 	x := v.exchanges[source]
 	if x == nil {
@@ -175,9 +178,6 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 func (s *Session) unbind(source, key string, args []byte, find func() (to any, err error)) error {
 	s.Flush()
 	v := s.v
-	if source == "" {
-		return errDefaultExchange()
-	}
 	v.mu.Lock()
 	to, err := find()
 	x := v.exchanges[source]

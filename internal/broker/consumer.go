@@ -144,6 +144,9 @@ func (ch *Channel) Consume(spec ConsumeSpec) (*Consumer, error) {
 	if spec.Queue == ReplyTo {
 		return ch.consumeReplies(c)
 	}
+	if err := s.may(Read, aQueue, spec.Queue); err != nil {
+		return nil, err
+	}
 	if a, ok := findArg(spec.Args, "x-priority"); ok {
 		n, ok := a.decoded().(int64)
 		if !ok {
@@ -274,6 +277,9 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 	s := ch.s
 	s.Flush()
 	s.waitWritten() // a request takes less room than what it asks for
+	if err := s.may(Read, aQueue, queue); err != nil {
+		return false, err
+	}
 	q, err := s.v.queue(queue, s)
 	if err != nil {
 		return false, err

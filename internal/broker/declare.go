@@ -68,23 +68,26 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 	if info, ok := s.b.replyQueue(spec.Name); ok {
 		return info, nil
 	}
-	if err := checkQueueArgs(v.name, spec.Name, spec.Args); err != nil {
-		// What is there already is compared first.
-		if q, err := v.queue(spec.Name, s); err == nil && q.check(&spec, s) == nil {
-			return q.info(), nil
-		}
-		return QueueInfo{}, err
-	}
 	named := spec.Name != ""
 	if !named {
 		var id [16]byte
 		_, _ = rand.Read(id[:]) // never fails
 		spec.Name = "amq.gen-" + base64.RawURLEncoding.EncodeToString(id[:])
 	}
+	refused, asNew := s.mayDeclareQueue(&spec)
+	if refused != nil && !(named && reserved(spec.Name)) { // of which is told below that it is
+		return QueueInfo{}, refused
+	}
+	if err := checkQueueArgs(v.name, spec.Name, spec.Args); err != nil && asNew == nil {
+		asNew = err
+	}
 	v.mu.Lock()
 	if q := v.queues[spec.Name]; q != nil {
 		v.mu.Unlock()
-		if err := q.check(&spec, s); err != nil {
+		if refused != nil {
+			return QueueInfo{}, refused
+		}
+		if err := q.check(&spec, s); err != nil { // before its arguments are
 			return QueueInfo{}, err
 		}
 		if !q.logged {
@@ -96,9 +99,14 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 		v.mu.Unlock()
 		return QueueInfo{}, errorf(AccessRefused, "queue name '%s' contains reserved prefix 'amq.*'", spec.Name)
 	}
-	if err := spec.checkKind(v.name); err != nil {
+	if asNew == nil {
+		if err := spec.checkKind(v.name); err != nil {
+			asNew = err
+		}
+	}
+	if asNew != nil {
 		v.mu.Unlock()
-		return QueueInfo{}, err
+		return QueueInfo{}, asNew
 	}
 	q := v.addQueue(v.b.nextQueue.Add(1), spec)
 	if spec.Exclusive {
@@ -156,6 +164,9 @@ func (q *Queue) check(spec *QueueSpec, s *Session) error {
 // PurgeQueue removes the ready messages of a queue and returns their number.
 func (s *Session) PurgeQueue(name string) (int, error) {
 	s.Flush()
+	if err := s.may(Read, aQueue, name); err != nil {
+		return 0, err
+	}
 	q, err := s.v.queue(name, s)
 	if err != nil {
 		return 0, err
@@ -190,6 +201,9 @@ func (s *Session) PurgeQueue(name string) (int, error) {
 func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) {
 	s.Flush()
 	v := s.v
+	if err := s.may(Configure, aQueue, name); err != nil {
+		return 0, err
+	}
 	v.mu.Lock()
 	q := v.queues[name]
 	if q == nil {

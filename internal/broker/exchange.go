@@ -90,6 +90,10 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 	if err := checkExchangeType(spec.Type); err != nil {
 		return err
 	}
+	refused, asNew := s.mayDeclareExchange(&spec)
+	if refused != nil {
+		return refused
+	}
 	v.mu.Lock()
 	if x := v.exchanges[spec.Name]; x != nil {
 		err := x.check(&spec)
@@ -106,6 +110,10 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 	if err := spec.checkArgs(v.name); err != nil { // behind the comparison with what is there
 		v.mu.Unlock()
 		return err
+	}
+	if asNew != nil {
+		v.mu.Unlock()
+		return asNew
 	}
 	x := newExchange(v, spec)
 	v.exchanges[spec.Name] = x
@@ -200,6 +208,9 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 	}
 	if reserved(name) {
 		return errorf(AccessRefused, "deletion of system exchange '%s' in vhost '%s' not allowed", name, v.name)
+	}
+	if err := s.may(Configure, anExchange, name); err != nil {
+		return err
 	}
 	v.mu.Lock()
 	x := v.exchanges[name]

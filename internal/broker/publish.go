@@ -66,6 +66,10 @@ type publisher struct {
 	bare      []byte // the properties of what was routed last without its mark; nil: they had none
 	marked    bool   // what was routed last was marked as a resend
 
+	mayVersion uint64 // of the topology and of permissions when mayPublish last asked
+	mayName    []byte // of which exchange
+	mayAll     bool   // and it may be published to by all keys
+
 	pressure *Queue // a queue that has more than it can deliver
 
 	window *window     // of the last message that had one

@@ -47,6 +47,9 @@ func (p *publisher) route(m *Publish) (*path, error) {
 			return r.of(m), nil
 		}
 	}
+	if err := p.mayPublish(m, version, special); err != nil {
+		return nil, err
+	}
 	r, keep, err := v.findRoute(m, version, special)
 	if err != nil {
 		return nil, err
@@ -84,7 +87,7 @@ func (p *publisher) isPlain(props []byte) bool {
 // and remembers it, unless the message is routed by more than its key. Of a
 // message with an identity all of this is done to the list without its mark.
 func (p *publisher) examine(props []byte) (special bool, err error) {
-	if err := checkProperties(props, p.s.cfg.User); err != nil {
+	if err := checkProperties(props, &p.s.cfg); err != nil {
 		return false, err
 	}
 	var h found

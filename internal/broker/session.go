@@ -36,6 +36,9 @@ type SessionConfig struct {
 
 	// Access is what the user may do in the virtual host; nil: everything.
 	Access Access
+	// Impersonator is whether the user may publish in others' names: with a user-id
+	// that is not User.
+	Impersonator bool
 	// Protocol is what the client speaks, for people and metrics: "AMQP 0-9-1",
 	// "STOMP 1.2", "GMQ", "HTTP".
 	Protocol string
