@@ -133,7 +133,7 @@ func (c *conn) login(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errQuiet, err)
 	}
-	id, err := c.srv.cfg.Auth.Authenticate(ctx, name, password, c.nc.Peer())
+	id, err := c.srv.cfg.Auth.Login(ctx, auth.Login{Protocol: "amqp091", Name: name, Password: password, Peer: c.nc.Peer()})
 	if errors.Is(err, auth.ErrRefused) || errors.Is(err, auth.ErrLoopbackOnly) {
 		c.log.Warn("login refused", "mechanism", capped(ok.Mechanism), "error", err)
 		if !c.peer.failureClose {

@@ -113,7 +113,7 @@ func (a *admin) allowed(w http.ResponseWriter, r *http.Request) bool {
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // not valid: not loopback
 	ctx, cancel := context.WithTimeout(r.Context(), adminLogin)
 	defer cancel()
-	_, err = users.Authenticate(ctx, name, password, from.Addr())
+	_, err = users.Login(ctx, auth.Login{Protocol: "http", Name: name, Password: password, Peer: from.Addr()})
 	switch {
 	case errors.Is(err, auth.ErrLoopbackOnly):
 		return refuse(http.StatusUnauthorized, notAuthorised, "User can only log in via localhost")

@@ -17,17 +17,23 @@ import (
 // while an attempt is remembered, what is in memory of it is quick to guess.
 const RememberFor = 30 * time.Second
 
-// maxRemembered bounds what is remembered, in attempts of about 100 bytes.
+// RememberWrong is how long one that was wrong is not: a client that tries it again
+// and again guesses nothing.
+const RememberWrong = 5 * time.Minute
+
+// maxRemembered bounds what is remembered, right and wrong apart, in attempts of
+// about 100 bytes.
 const maxRemembered = 4096
 
-// memory remembers which attempts were right a short while ago, and lets the
-// same attempt wait for one that is being checked. An attempt is known by a
-// keyed hash; its key is this process' own.
+// memory remembers which attempts were right a short while ago, and which were
+// wrong, and lets the same attempt wait for one that is being checked. An attempt is
+// known by a keyed hash; its key is this process' own.
 type memory struct {
 	key [sha256.Size]byte
 
 	mu      sync.Mutex
 	right   map[attempt]*credential
+	wrong   map[attempt]*credential
 	running map[attempt]*check
 }
 
@@ -43,7 +49,7 @@ type check struct {
 }
 
 func newMemory() *memory {
-	m := &memory{right: map[attempt]*credential{}, running: map[attempt]*check{}}
+	m := &memory{right: map[attempt]*credential{}, wrong: map[attempt]*credential{}, running: map[attempt]*check{}}
 	_, _ = rand.Read(m.key[:]) // never fails, since Go 1.24
 	return m
 }
@@ -65,9 +71,9 @@ var errAbandoned = errors.New("the check was abandoned")
 func (m *memory) do(ctx context.Context, name, password string, c *credential, verify func() (bool, error)) (bool, error) {
 	a := m.attempt(name, password)
 	for {
-		run, mine := m.join(a, c)
+		run, mine, right := m.join(a, c)
 		if run == nil {
-			return true, nil
+			return right, nil
 		}
 		if mine {
 			return m.run(a, run, verify)
@@ -83,21 +89,24 @@ func (m *memory) do(ctx context.Context, name, password string, c *credential, v
 	}
 }
 
-// join returns nil when the attempt is remembered, else the check to wait for,
-// or to run when it is the caller's. A check against a credential that was
-// replaced meanwhile is nobody's to wait for.
-func (m *memory) join(a attempt, c *credential) (run *check, mine bool) {
+// join returns no check when the attempt is remembered, and as what; else the check
+// to wait for, or to run when it is the caller's. A check against a credential that
+// was replaced meanwhile is nobody's to wait for.
+func (m *memory) join(a attempt, c *credential) (run *check, mine, right bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.right[a] == c {
-		return nil, false
+		return nil, false, true
+	}
+	if m.wrong[a] == c {
+		return nil, false, false
 	}
 	if run = m.running[a]; run != nil && run.cred == c {
-		return run, false
+		return run, false, false
 	}
 	run = &check{done: make(chan struct{}), cred: c, err: errAbandoned}
 	m.running[a] = run
-	return run, true
+	return run, true, false
 }
 
 func (m *memory) run(a attempt, run *check, verify func() (bool, error)) (bool, error) {
@@ -109,17 +118,21 @@ func (m *memory) run(a attempt, run *check, verify func() (bool, error)) (bool, 
 	if m.running[a] == run {
 		delete(m.running, a)
 	}
-	if err == nil && right && len(m.right) < maxRemembered {
-		m.right[a] = run.cred
-		time.AfterFunc(RememberFor, func() { m.forget(a, run.cred) })
+	remembered, d := m.right, RememberFor
+	if !right {
+		remembered, d = m.wrong, RememberWrong
+	}
+	if err == nil && len(remembered) < maxRemembered {
+		remembered[a] = run.cred
+		time.AfterFunc(d, func() { m.forget(remembered, a, run.cred) })
 	}
 	return right, err
 }
 
-func (m *memory) forget(a attempt, c *credential) {
+func (m *memory) forget(remembered map[attempt]*credential, a attempt, c *credential) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.right[a] == c {
-		delete(m.right, a)
+	if remembered[a] == c {
+		delete(remembered, a)
 	}
 }

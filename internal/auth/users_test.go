@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,7 +29,13 @@ func mustUsers(t *testing.T, name, password string) *Users {
 	return u
 }
 
-func TestAuthenticateAcceptsOnlyTheRightPassword(t *testing.T) {
+func set(t *testing.T, u *Users, name, password string) error {
+	t.Helper()
+	_, err := u.PutUser(t.Context(), name, UserSpec{Password: &password, Tags: &Tags{}})
+	return err
+}
+
+func TestLoginAcceptsOnlyTheRightPassword(t *testing.T) {
 	u := mustUsers(t, "ada", "lovelace")
 	for _, row := range []struct {
 		name, password string
@@ -45,11 +52,11 @@ func TestAuthenticateAcceptsOnlyTheRightPassword(t *testing.T) {
 		{"adal", "ovelace", ErrRefused},
 		{strings.Repeat("a", 5000), "lovelace", ErrRefused},
 	} {
-		id, err := u.Authenticate(t.Context(), row.name, row.password, remote)
+		id, err := u.Login(t.Context(), Login{Name: row.name, Password: row.password, Peer: remote})
 		if !errors.Is(err, row.want) {
 			t.Errorf("%.20q, %.20q: %v, want %v", row.name, row.password, err, row.want)
 		}
-		if err == nil && id.Name != row.name || err != nil && id != (Identity{}) {
+		if err == nil && id.Name != row.name || err != nil && id.Name != "" {
 			t.Errorf("%.20q, %.20q: identity %+v", row.name, row.password, id)
 		}
 		if err != nil && len(row.password) > 4 && strings.Contains(err.Error(), row.password) {
@@ -82,39 +89,39 @@ func TestGuestIsJudgedByThePeersAddress(t *testing.T) {
 		if row.peer != "" {
 			peer = netip.MustParseAddr(row.peer)
 		}
-		if _, err := u.Authenticate(t.Context(), "guest", "guest", peer); !errors.Is(err, row.want) {
+		if _, err := u.Login(t.Context(), Login{Name: "guest", Password: "guest", Peer: peer}); !errors.Is(err, row.want) {
 			t.Errorf("guest from %q: %v, want %v", row.peer, err, row.want)
 		}
 	}
-	if _, err := u.Authenticate(t.Context(), "guest", "wrong", local); !errors.Is(err, ErrRefused) || errors.Is(err, ErrLoopbackOnly) {
+	if _, err := u.Login(t.Context(), Login{Name: "guest", Password: "wrong", Peer: local}); !errors.Is(err, ErrRefused) || errors.Is(err, ErrLoopbackOnly) {
 		t.Errorf("guest with a wrong password: %v, want %v", err, ErrRefused)
 	}
 	other := mustUsers(t, "ada", "lovelace")
-	if _, err := other.Authenticate(t.Context(), "guest", "guest", remote); !errors.Is(err, ErrLoopbackOnly) {
+	if _, err := other.Login(t.Context(), Login{Name: "guest", Password: "guest", Peer: remote}); !errors.Is(err, ErrLoopbackOnly) {
 		t.Errorf("guest where there is none: %v, want %v as where there is one", err, ErrLoopbackOnly)
 	}
-	if _, err := other.Authenticate(t.Context(), "ada", "lovelace", remote); err != nil {
+	if _, err := other.Login(t.Context(), Login{Name: "ada", Password: "lovelace", Peer: remote}); err != nil {
 		t.Errorf("another user from elsewhere: %v", err)
 	}
 }
 
-func TestSetRefusesTheOldPasswordAtOnce(t *testing.T) {
+func TestANewPasswordRefusesTheOldOneAtOnce(t *testing.T) {
 	u := mustUsers(t, "ada", "old")
-	if _, err := u.Authenticate(t.Context(), "ada", "old", remote); err != nil {
+	if _, err := u.Login(t.Context(), Login{Name: "ada", Password: "old", Peer: remote}); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.Set(t.Context(), "ada", "new"); err != nil {
+	if err := set(t, u, "ada", "new"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.Authenticate(t.Context(), "ada", "old", remote); !errors.Is(err, ErrRefused) {
+	if _, err := u.Login(t.Context(), Login{Name: "ada", Password: "old", Peer: remote}); !errors.Is(err, ErrRefused) {
 		t.Errorf("old password: %v, want %v", err, ErrRefused)
 	}
-	if _, err := u.Authenticate(t.Context(), "ada", "new", remote); err != nil {
+	if _, err := u.Login(t.Context(), Login{Name: "ada", Password: "new", Peer: remote}); err != nil {
 		t.Errorf("new password: %v", err)
 	}
-	for _, row := range [][2]string{{"", "x"}, {"x", ""}, {strings.Repeat("x", 256), "x"}, {"x", strings.Repeat("x", 4097)}} {
-		if err := u.Set(t.Context(), row[0], row[1]); err == nil {
-			t.Errorf("Set accepted a name of %d and a password of %d bytes", len(row[0]), len(row[1]))
+	for _, row := range [][2]string{{"", "x"}, {strings.Repeat("x", 256), "x"}, {"x", strings.Repeat("x", 4097)}} {
+		if err := set(t, u, row[0], row[1]); err == nil {
+			t.Errorf("PutUser accepted a name of %d and a password of %d bytes", len(row[0]), len(row[1]))
 		}
 	}
 }
@@ -126,7 +133,7 @@ func TestAThousandClientsThatReconnectAreHashedOnce(t *testing.T) {
 	var failed atomic.Int32
 	for range 1000 {
 		wg.Go(func() {
-			if _, err := u.Authenticate(t.Context(), "ada", "lovelace", remote); err != nil {
+			if _, err := u.Login(t.Context(), Login{Name: "ada", Password: "lovelace", Peer: remote}); err != nil {
 				failed.Add(1)
 			}
 		})
@@ -255,8 +262,11 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 		for i := range maxRemembered + 10 {
 			_, _ = m.do(t.Context(), "ada", fmt.Sprint(i), c, func() (bool, error) { return true, nil })
 		}
-		if len(m.right) != maxRemembered {
-			t.Errorf("%d remembered", len(m.right))
+		m.mu.Lock()
+		n := len(m.right)
+		m.mu.Unlock()
+		if n != maxRemembered {
+			t.Errorf("%d remembered", n)
 		}
 		time.Sleep(2 * RememberFor)
 	})
@@ -264,14 +274,15 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 
 func TestNothingPrintsAPassword(t *testing.T) {
 	u := mustUsers(t, "ada", "lovelace")
-	c := u.credential("ada")
+	c := u.account("ada").cred
 	var log strings.Builder
-	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "users", u, "credential", *c)
+	user, _ := u.User("ada")
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "users", u, "credential", *c, "user", user)
 	out := log.String()
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
-		out += fmt.Sprintf(verb+verb, u, c)
+		out += fmt.Sprintf(verb+verb+verb+verb, u, c, user, UserSpec{PasswordHash: &user.PasswordHash})
 	}
-	for _, secret := range []string{"lovelace", string(c.hash[:]), fmt.Sprint(c.hash), fmt.Sprintf("%#v", c.hash), fmt.Sprint(c.salt)} {
+	for _, secret := range []string{"lovelace", hex.EncodeToString(c.hash), fmt.Sprint(c.hash), fmt.Sprintf("%#v", c.hash), fmt.Sprint(c.salt), c.encode()} {
 		if strings.Contains(out, secret) {
 			t.Errorf("%.40q is in the output", secret)
 		}
@@ -297,7 +308,7 @@ func BenchmarkRemembered(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := u.Authenticate(b.Context(), "ada", "lovelace", remote); err != nil {
+		if _, err := u.Login(b.Context(), Login{Name: "ada", Password: "lovelace", Peer: remote}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,28 +1,19 @@
 package broker
 
+import "github.com/ferrymq/ferry/internal/auth"
+
 // Permission is what a user may do with a queue or an exchange, as RabbitMQ's
 // three patterns tell it.
-type Permission uint8
+type Permission = auth.Permission
 
+// The permissions.
 const (
-	Configure Permission = iota + 1 // declare and delete
-	Write                           // publish to, and bind the destination of
-	Read                            // consume, get, purge, and bind the source of
+	Configure = auth.Configure // declare and delete
+	Write     = auth.Write     // publish to, and bind the destination of
+	Read      = auth.Read      // consume, get, purge, and bind the source of
 )
 
-func (p Permission) String() string {
-	switch p {
-	case Configure:
-		return "configure"
-	case Write:
-		return "write"
-	case Read:
-		return "read"
-	}
-	return ""
-}
-
-// Access is what one user may do in one virtual host. Its methods may be called at
+// Access is what one user may do in one virtual host: an *auth.Access is one. Its methods may be called at
 // the same time, on the data path of whatever is not remembered; what they answer
 // may change, after which Broker.AccessChanged is called. The default exchange has
 // the name "amq.default".

@@ -52,7 +52,7 @@ func (c *conn) login(ctx context.Context) (user string, err error) {
 	if err != nil {
 		return "", err
 	}
-	id, err := c.srv.cfg.Auth.Authenticate(ctx, name, password, c.nc.Peer())
+	id, err := c.srv.cfg.Auth.Login(ctx, auth.Login{Protocol: "gmq", Name: name, Password: password, Peer: c.nc.Peer()})
 	switch {
 	case errors.Is(err, auth.ErrLoopbackOnly):
 		c.log.Warn("login refused", "error", err)

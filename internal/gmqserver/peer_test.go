@@ -57,7 +57,11 @@ func (l *logBuffer) String() string {
 var testUsers = sync.OnceValues(func() (*auth.Users, error) {
 	u, err := auth.NewUsers("guest", "guest")
 	if err == nil {
-		err = u.Set(context.Background(), "gmq", "gmqpass")
+		password := "gmqpass"
+		_, err = u.PutUser(context.Background(), "gmq", auth.UserSpec{Password: &password, Tags: &auth.Tags{}})
+	}
+	if err == nil {
+		_, err = u.PutPermission(auth.Permissions{User: "gmq", VHost: "/", Configure: ".*", Write: ".*", Read: ".*"})
 	}
 	return u, err
 })

@@ -106,7 +106,7 @@ func (c *conn) login(ctx context.Context, d *stompwire.Decoder) (user string, er
 	if !ok || !ok2 {
 		return "", faultf(badConnect, "Missing login or passcode header(s)")
 	}
-	id, err := c.srv.cfg.Auth.Authenticate(ctx, string(name), string(password), c.nc.Peer())
+	id, err := c.srv.cfg.Auth.Login(ctx, auth.Login{Protocol: "stomp", Name: string(name), Password: string(password), Peer: c.nc.Peer()})
 	switch {
 	case errors.Is(err, auth.ErrLoopbackOnly):
 		c.log.Warn("login refused", "error", err)
