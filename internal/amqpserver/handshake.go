@@ -53,11 +53,18 @@ type peer struct {
 	cancelNotify  bool // basic.cancel from the server
 	blockedNotify bool // connection.blocked and unblocked
 
+	// What it tells of itself, for those who look at connections.
+	mechanism  string
+	properties []byte // header list; nil: it is too large, or cannot be kept
+
 	// What was negotiated (connection.tune-ok).
 	frameMax   uint32 // bytes, overhead included
 	channelMax uint16
 	heartbeat  time.Duration // 0: none
 }
+
+// maxProperties is how much of what a client tells of itself is kept, bytes.
+const maxProperties = 4 << 10
 
 // errQuiet ends a connection whose peer is told nothing more.
 var errQuiet = errors.New("closed without a reply")
@@ -121,6 +128,10 @@ func (c *conn) login(ctx context.Context) error {
 		return err
 	}
 	ok := m.(*amqpwire.ConnectionStartOk)
+	c.peer.mechanism = ok.Mechanism
+	if list, err := amqpwire.AppendHeadersFromTable(nil, ok.ClientProperties); err == nil && len(list) <= maxProperties {
+		c.peer.properties = list
+	}
 	if caps, is := ok.ClientProperties["capabilities"].(amqpwire.Table); is {
 		c.peer.failureClose = caps["authentication_failure_close"] == true
 		c.peer.cancelNotify = caps["consumer_cancel_notify"] == true
@@ -213,6 +224,15 @@ func (c *conn) open() error {
 		User:            c.peer.user,
 		Peer:            c.nc.PeerPort(),
 		Name:            c.nc.Name(),
+		Protocol:        "AMQP 0-9-1",
+		Client:          c.peer.properties,
+		TLS:             c.nc.TLS() != nil,
+		Local:           c.nc.LocalPort(),
+		Mechanism:       c.peer.mechanism,
+		ChannelMax:      c.peer.channelMax,
+		FrameMax:        c.peer.frameMax,
+		Heartbeat:       c.peer.heartbeat,
+		Octets:          c.nc.Octets,
 		NotifyBlocked:   c.peer.blockedNotify,
 		NotifyCancelled: c.peer.cancelNotify,
 	})

@@ -34,6 +34,7 @@ func (b *Broker) alarmLoop() {
 		every = 250 * time.Millisecond
 	}
 	for {
+		b.clock.Store(time.Now().UnixMilli())
 		next := every
 		if room := b.checkAlarms(); room >= 0 && room < fillRate {
 			next = min(every, max(time.Duration(room)*time.Second/fillRate, alarmEveryMin))

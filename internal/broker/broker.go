@@ -99,10 +99,16 @@ type Broker struct {
 	nextQueue atomic.Uint64
 	announced atomic.Int64 // bytes of bodies that have memory and have not come
 
+	clock   atomic.Int64 // the time, as alarmLoop looked at it last, unix ms
+	churn   churn
+	logins  logins
+	deleted deleted
+
 	mu       sync.Mutex // guards what follows
 	vhosts   map[string]*VHost
 	sessions map[*Session]struct{}
 	empty    chan struct{} // closed when the last session is, nil if nobody waits
+	past     past
 	failure  *Error
 	cause    error
 	closing  *Error
@@ -160,6 +166,7 @@ func newBroker(cfg Config) *Broker {
 		sessions: map[*Session]struct{}{},
 		settings: &settings{},
 	}
+	b.clock.Store(time.Now().UnixMilli())
 	if b.logger == nil {
 		b.logger = slog.New(slog.DiscardHandler)
 	}
@@ -307,7 +314,10 @@ func (b *Broker) AwaitSessions(ctx context.Context) error {
 func (b *Broker) forget(s *Session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.sessions, s)
+	if _, ok := b.sessions[s]; ok {
+		b.countOffLocked(s)
+		delete(b.sessions, s)
+	}
 	if len(b.sessions) == 0 && b.empty != nil {
 		close(b.empty)
 		b.empty = nil

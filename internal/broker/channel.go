@@ -23,7 +23,11 @@ type Channel struct {
 	producer  *producer // of the last message that had one
 	brought   brought   // of that producer
 
+	sent sent
+
 	// Guarded by s.mu.
+	got      [queueKinds]*Traffic // what the channel was sent, and settled; nil: nothing
+	looked   *rated
 	closed   bool
 	lastTag  uint64
 	unacked  unackedRing
@@ -36,7 +40,12 @@ type Channel struct {
 // OpenChannel begins a channel. id must not be in use in the session.
 func (s *Session) OpenChannel(id uint16) *Channel {
 	ch := &Channel{s: s, id: id}
+	s.mu.Lock()
 	s.channels[id] = ch
+	s.mu.Unlock()
+	if !s.cfg.Unlisted {
+		s.b.churn.channelsOpened.Add(1)
+	}
 	return ch
 }
 
@@ -50,7 +59,6 @@ func (ch *Channel) ID() uint16 { return ch.id }
 func (ch *Channel) Close() {
 	ch.s.Flush()
 	ch.close()
-	delete(ch.s.channels, ch.id)
 }
 
 func (ch *Channel) close() {
@@ -61,11 +69,17 @@ func (ch *Channel) close() {
 	if ch.tx != nil {
 		_ = ch.TxRollback() // cannot fail
 	}
-	for tag, c := range ch.consumers {
-		delete(ch.consumers, tag)
+	for _, c := range ch.consumers {
+		ch.forget(c)
 		ch.endConsumer(c)
 	}
+	s.pub.tally.flush()
+	if !s.cfg.Unlisted {
+		s.b.churn.channelsClosed.Add(1)
+	}
 	s.mu.Lock()
+	s.countOffLocked(ch)
+	delete(s.channels, ch.id)
 	ch.tellConfirms()
 	ch.closed = true
 	var back []delivered
@@ -116,12 +130,13 @@ func (ch *Channel) roomLocked(c *Consumer) bool {
 // Qos limits the deliveries that await settlement: of each consumer started
 // from now on, or (global) of the whole channel at once. 0 is no limit.
 func (ch *Channel) Qos(prefetch uint32, global bool) {
-	if !global {
-		ch.prefetch = prefetch
-		return
-	}
 	s := ch.s
 	s.mu.Lock()
+	if !global {
+		ch.prefetch = prefetch
+		s.mu.Unlock()
+		return
+	}
 	ch.shared = prefetch
 	resume := ch.unparkLocked()
 	s.mu.Unlock()
@@ -170,6 +185,7 @@ func (ch *Channel) settle(tag uint64, multiple bool, how outcome) error {
 		return err
 	}
 	resume := ch.creditLocked(list)
+	ch.countSettledLocked(list, how)
 	s.mu.Unlock()
 	settleAll(list, how)
 	resumeConsumers(resume)
@@ -233,6 +249,7 @@ func settleAll(list []delivered, how outcome) {
 		}
 		q.mu.Lock()
 		if !q.deleted {
+			q.countSettled(how, n)
 			for i := range list[:n] {
 				if how == requeue {
 					q.requeueLocked(list[i].seq)

@@ -11,6 +11,8 @@ type confirms struct {
 	singles []uint64        // of early, that were confirmed and are to be told
 	refused []refusal       // settled so, above told, by their tags
 	listed  bool            // in the session's list
+
+	acks, nacks uint64 // publishes that were confirmed, and refused
 }
 
 // A refusal is a run of publishes that a queue refused.
@@ -25,6 +27,7 @@ func (ch *Channel) confirmLocked(from, to uint64) {
 		return
 	}
 	c := &ch.conf
+	c.acks += to - from + 1
 	if !c.settle(from, to) {
 		for tag := from; tag <= to; tag++ {
 			c.singles = append(c.singles, tag)
@@ -39,6 +42,7 @@ func (ch *Channel) rejectLocked(from, to uint64) {
 		return
 	}
 	c := &ch.conf
+	c.nacks += to - from + 1
 	c.refuse(from, to)
 	c.settle(from, to)
 	ch.listConfirmsLocked()
@@ -151,6 +155,8 @@ func (ch *Channel) ConfirmSelect() error {
 		return errorf(PreconditionFailed, "cannot switch from tx to confirm mode")
 	}
 	ch.s.Flush()
+	ch.s.mu.Lock()
 	ch.confirms = true
+	ch.s.mu.Unlock()
 	return nil
 }

@@ -1,6 +1,9 @@
 package broker
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 // ConsumeSpec is what a client asks of a new consumer.
 type ConsumeSpec struct {
@@ -20,6 +23,7 @@ type Consumer struct {
 	noAck     bool
 	exclusive bool
 	priority  int
+	args      []byte // header list
 
 	// Guarded by q.mu.
 	started bool
@@ -53,7 +57,7 @@ const (
 // consumer, as far as it has room. q.mu is held.
 func (c *Consumer) assignLocked(most int) verdict {
 	q, ch, s := c.q, c.ch, c.ch.s
-	did := 0
+	did, again := 0, 0
 	result := assigned
 	s.mu.Lock()
 	for ; most > 0; most-- {
@@ -84,6 +88,9 @@ func (c *Consumer) assignLocked(most int) verdict {
 			q.readAheadLocked(seq)
 		}
 		redelivered := e.redelivered
+		if redelivered {
+			again++
+		}
 		q.takeLocked(seq, e)
 		ch.lastTag++
 		if c.noAck {
@@ -99,6 +106,9 @@ func (c *Consumer) assignLocked(most int) verdict {
 			Tag: ch.lastTag, Consumer: c, Data: block,
 		})
 		did++
+	}
+	if did > 0 {
+		ch.countDeliveredLocked(q, c.noAck, did, again)
 	}
 	s.mu.Unlock()
 	if did > 0 {
@@ -140,7 +150,7 @@ func (ch *Channel) Consume(spec ConsumeSpec) (*Consumer, error) {
 		ch.forgetLocked(old)
 		s.mu.Unlock()
 	}
-	c := &Consumer{tag: spec.Tag, ch: ch, noAck: spec.NoAck, exclusive: spec.Exclusive, prefetch: ch.prefetch}
+	c := &Consumer{tag: spec.Tag, ch: ch, noAck: spec.NoAck, exclusive: spec.Exclusive, prefetch: ch.prefetch, args: bytes.Clone(spec.Args)}
 	if spec.Queue == ReplyTo {
 		return ch.consumeReplies(c)
 	}
@@ -173,10 +183,7 @@ func (ch *Channel) Consume(spec ConsumeSpec) (*Consumer, error) {
 	c.place = len(q.consumers)
 	q.consumers = append(q.consumers, c)
 	q.hadOne = true
-	if ch.consumers == nil {
-		ch.consumers = map[string]*Consumer{}
-	}
-	ch.consumers[c.tag] = c
+	ch.remember(c)
 	return c, nil
 }
 
@@ -213,8 +220,24 @@ func (ch *Channel) Cancel(tag string) {
 	if c == nil {
 		return
 	}
-	delete(ch.consumers, tag)
+	ch.forget(c)
 	ch.endConsumer(c)
+}
+
+// remember and forget keep the channel's list of consumers.
+func (ch *Channel) remember(c *Consumer) {
+	ch.s.mu.Lock()
+	defer ch.s.mu.Unlock()
+	if ch.consumers == nil {
+		ch.consumers = map[string]*Consumer{}
+	}
+	ch.consumers[c.tag] = c
+}
+
+func (ch *Channel) forget(c *Consumer) {
+	ch.s.mu.Lock()
+	defer ch.s.mu.Unlock()
+	delete(ch.consumers, c.tag)
 }
 
 // endConsumer takes a consumer off its queue, which goes with it if it is
@@ -292,6 +315,10 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 		}
 		seq, e := q.peekLocked()
 		if e == nil {
+			q.count(GotEmpty, 1)
+			s.mu.Lock()
+			ch.countLocked(q.kind, GotEmpty, 1)
+			s.mu.Unlock()
 			return false, nil
 		}
 		block := e.msg.block()
@@ -328,12 +355,14 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 			Kind: EventGot, Channel: ch, Tag: tag, Redelivered: redelivered,
 			Count: uint32(q.ready), Data: block,
 		})
+		ch.countGotLocked(q, noAck, redelivered)
 		s.mu.Unlock()
 		s.signal()
 		if noAck {
 			q.removeLocked(seq)
 			q.reportLocked()
 		}
+		q.touch()
 		return true, nil
 	}
 }

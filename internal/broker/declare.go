@@ -82,6 +82,7 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 		asNew = err
 	}
 	v.mu.Lock()
+	v.b.churn.queuesDeclared.Add(1)
 	if q := v.queues[spec.Name]; q != nil {
 		v.mu.Unlock()
 		if refused != nil {
@@ -108,6 +109,7 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 		v.mu.Unlock()
 		return QueueInfo{}, asNew
 	}
+	v.b.churn.queuesCreated.Add(1)
 	q := v.addQueue(v.b.nextQueue.Add(1), spec)
 	if spec.Exclusive {
 		q.owner, q.logged = s, false
@@ -131,7 +133,12 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 func (v *VHost) addQueue(num uint64, spec QueueSpec) *Queue {
 	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive}
 	q.rules = rulesOf(spec.Args, nil, nil)
+	if q.rules.quorum {
+		q.kind = 1
+	}
+	q.used = v.b.clock.Load()
 	v.queues[spec.Name] = q
+	v.listing.add(q)
 	return q
 }
 
@@ -264,6 +271,8 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	}
 	q.deleted = true
 	delete(v.queues, q.name)
+	v.listing.remove(q)
+	v.b.countOff(q)
 	if q.owner != nil {
 		delete(q.owner.exclusive, q)
 	}

@@ -20,6 +20,8 @@ type exchange struct {
 	spec ExchangeSpec
 	typ  exchangeType
 
+	counts exchangeCounts
+
 	bindings map[bindingKey]*binding // where it is the source
 	incoming map[*binding]struct{}   // where it is the destination
 

@@ -84,7 +84,7 @@ func (x *exchange) choose() *choice {
 		}
 		q, isQueue := s.to.(*Queue)
 		queuesOnly = queuesOnly && isQueue
-		c.paths = append(c.paths, &path{queues: []*Queue{q}})
+		c.paths = append(c.paths, &path{queues: []*Queue{q}, counts: &x.counts})
 	}
 	if !queuesOnly {
 		c.paths = nil

@@ -10,6 +10,7 @@ func (s *Session) insert(items []pubItem) {
 		}
 		run := items[:n]
 		items = items[n:]
+		first.r.counts.in.Add(uint64(n))
 		switch {
 		case first.from != nil:
 			s.insertOnce(first.from, first.r, run)
@@ -45,6 +46,7 @@ const (
 )
 
 func (s *Session) insertRun(r *path, run []pubItem) place {
+	where := nowhere
 	switch {
 	case r.reply != nil:
 		s.b.deliverReplies(r.reply, run)
@@ -54,10 +56,14 @@ func (s *Session) insertRun(r *path, run []pubItem) place {
 		s.unroutable(run)
 		return nowhere
 	case len(r.queues) == 1:
-		return s.insertOne(r.queues[0], run)
+		where = s.insertOne(r.queues[0], run)
 	default:
-		return s.insertMany(r.queues, run)
+		where = s.insertMany(r.queues, run)
 	}
+	if where != nowhere {
+		s.pub.tally.routed(r, len(run))
+	}
+	return where
 }
 
 // insertOne is the common case: all go to one queue.
@@ -267,6 +273,9 @@ func (s *Session) acceptedTransient(run []pubItem) {
 // unroutable deals with publishes that no queue took: a mandatory one goes
 // back, before its confirm.
 func (s *Session) unroutable(run []pubItem) {
+	if len(run) > 0 {
+		s.pub.tally.unroutable(run)
+	}
 	freed := 0
 	for i := range run {
 		m := run[i].m

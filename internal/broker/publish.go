@@ -72,6 +72,8 @@ type publisher struct {
 
 	pressure *Queue // a queue that has more than it can deliver
 
+	tally tally
+
 	window *window     // of the last message that had one
 	exts   []recordExt // to be carved from
 
@@ -123,6 +125,7 @@ func (ch *Channel) Publish(p *Publish) error {
 	size := message.Overhead + len(p.Exchange) + len(p.Key) + len(props) + len(p.Body)
 	block := message.AppendBlockHead(s.pub.room(size), p.Persistent, p.Exchange, p.Key, props)
 	block = append(block, p.Body...)
+	s.pub.tally.publish(ch, len(p.Body))
 	ch.enqueue(block, r, p, s.pub.marked)
 	return nil
 }
@@ -204,6 +207,7 @@ func (in *Incoming) Finish() error {
 	if err != nil {
 		return err
 	}
+	in.ch.s.pub.tally.publish(in.ch, in.size)
 	in.ch.enqueue(in.block, r, &in.p, in.marked)
 	return nil
 }
@@ -223,6 +227,7 @@ func (ch *Channel) enqueue(block []byte, r *path, p *Publish, marked bool) {
 	}
 	if ch.tx != nil {
 		ch.tx.pubs = append(ch.tx.pubs, it)
+		ch.tx.waiting.Store(int64(len(ch.tx.pubs)))
 		ch.tx.bytes += len(block)
 		ch.s.countBlocked(len(block)) // it takes room from now on, not from its commit
 		return
@@ -252,6 +257,7 @@ func (s *Session) Flush() {
 	s.b.evict.hot.Add(int64(p.bytes))
 	s.countBlocked(p.bytes)
 	s.insert(p.items)
+	p.tally.flush()
 	clear(p.items)
 	if p.items = p.items[:0]; cap(p.items) > 2*flushMessages {
 		p.items = nil

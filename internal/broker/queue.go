@@ -15,8 +15,11 @@ type Queue struct {
 
 	owner  *Session // of an exclusive queue
 	logged bool     // its persistent messages go to the journal
+	kind   uint8    // of QueueTypes
 
 	bindings map[*binding]struct{} // where it is the destination; guarded by v.mu
+	place    int                   // in v.listing.all; guarded by v.mu
+	seen     uint32                // guarded by v.listing.mu
 
 	mu        sync.Mutex // guards what follows
 	deleted   bool
@@ -35,6 +38,11 @@ type Queue struct {
 	settled   []settledItem // scratch
 	trimming  bool          // by a goroutine of its own
 	rules     *rules        // never nil
+	counts    *Traffic      // nil: there was none
+	looked    *looked       // nil: nobody has looked
+	used      int64         // when something happened last, unix ms
+	free,
+	full uint32 // how often there was nothing left to deliver, and how often something
 }
 
 // Back-pressure (a publisher that outruns a queue's consumers is held): the
@@ -71,6 +79,7 @@ func (q *Queue) appendLocked(m *stored, resent bool) uint64 {
 	*e = entry{msg: m, state: ready, redelivered: resent}
 	k.live++
 	q.ready++
+	q.count(Published, 1)
 	if !k.listed {
 		q.v.b.evict.add(k)
 	}
@@ -225,6 +234,7 @@ func (q *Queue) dispatchLocked() {
 	if q.overLocked() {
 		q.trimLocked()
 	}
+	q.touch()
 	q.reportLocked()
 	if q.drained != nil && q.ready <= pressureLow {
 		q.releaseLocked()

@@ -495,6 +495,7 @@ func (r *replayer) dropQueue(q *Queue) {
 	delete(r.queues, q.num)
 	if q.v.queues[q.name] == q {
 		delete(q.v.queues, q.name)
+		q.v.listing.remove(q)
 	}
 	for b := range q.bindings {
 		b.from.detach(b)

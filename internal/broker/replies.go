@@ -56,10 +56,7 @@ func (ch *Channel) consumeReplies(c *Consumer) (*Consumer, error) {
 	r.by[c.token] = c
 	r.mu.Unlock()
 	ch.replies = c
-	if ch.consumers == nil {
-		ch.consumers = map[string]*Consumer{}
-	}
-	ch.consumers[c.tag] = c
+	ch.remember(c)
 	return c, nil
 }
 

@@ -12,6 +12,7 @@ type path struct {
 	queues  []*Queue // by number, each once
 	reply   *Consumer
 	choice  *choice // instead: one of several paths, by more than the key
+	counts  *exchangeCounts
 }
 
 // route finds where a message goes. Routes that depend on nothing but exchange
@@ -169,7 +170,7 @@ func (p *publisher) sameName(m *Publish) bool {
 }
 
 func (v *VHost) findRoute(m *Publish, version uint64, special bool) (r *path, keep bool, err error) {
-	r = &path{version: version}
+	r = &path{version: version, counts: &v.defaultCounts}
 	if len(m.Exchange) == 0 && isReplyKey(m.Key) {
 		r.reply = v.b.replies.find(m.Key)
 		return r, false, nil
@@ -196,6 +197,7 @@ func (v *VHost) findRoute(m *Publish, version uint64, special bool) (r *path, ke
 	if x.spec.Internal {
 		return nil, false, errorf(AccessRefused, "cannot publish to internal exchange '%s' in vhost '%s'", x.spec.Name, v.name)
 	}
+	r.counts = &x.counts
 	if !special {
 		if c := x.remembered(); c != nil {
 			r.choice = c

@@ -47,6 +47,17 @@ type SessionConfig struct {
 	// TLS is whether the connection is encrypted.
 	TLS bool
 
+	// What follows is told of the connection, and means nothing to the broker.
+	Local      netip.AddrPort
+	Mechanism  string                         // that the user logged in with: "PLAIN"
+	ChannelMax uint16                         // channels that it may have; 0: no limit
+	FrameMax   uint32                         // bytes; 0: no limit
+	Heartbeat  time.Duration                  // 0: none
+	Octets     func() (received, sent uint64) // bytes, of any goroutine; nil: not known
+	// Unlisted is whether it is none of the connections that are told of: it is the
+	// server's own.
+	Unlisted bool
+
 	// NotifyBlocked is whether the peer wants EventBlocked and EventUnblocked.
 	NotifyBlocked bool
 	// NotifyCancelled is whether the peer wants EventCancelled.
@@ -63,7 +74,10 @@ type Session struct {
 
 	wake chan struct{} // one slot: the outbox has something
 
-	// Of the reader's goroutine alone.
+	opened time.Time
+
+	// Of the reader's goroutine, which changes channels, and of theirs consumers,
+	// under mu alone: others look at them.
 	channels map[uint16]*Channel
 	pub      publisher
 	stop     chan struct{} // closed by Interrupt
@@ -82,6 +96,8 @@ type Session struct {
 	closed      bool
 	unacked     int // deliveries of all channels that await settlement
 	toldBlocked bool
+	past        *counts // of channels that were closed
+	looked      *rated
 
 	exclusive map[*Queue]struct{} // guarded by v.mu
 }
@@ -95,6 +111,7 @@ func (b *Broker) OpenSession(cfg SessionConfig) (*Session, error) {
 	}
 	s := &Session{
 		b: b, v: v, cfg: cfg,
+		opened:    time.Now(),
 		wake:      make(chan struct{}, 1),
 		stop:      make(chan struct{}),
 		channels:  map[uint16]*Channel{},
@@ -110,6 +127,9 @@ func (b *Broker) OpenSession(cfg SessionConfig) (*Session, error) {
 		return nil, b.closing
 	}
 	b.sessions[s] = struct{}{}
+	if !cfg.Unlisted {
+		b.churn.connectionsOpened.Add(1)
+	}
 	return s, nil
 }
 
@@ -270,7 +290,7 @@ func (s *Session) Close() {
 	for _, ch := range s.channels {
 		ch.close()
 	}
-	clear(s.channels)
+	s.pub.tally.flush()
 	s.deleteExclusive()
 	s.b.forget(s)
 }

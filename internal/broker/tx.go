@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"slices"
+	"sync/atomic"
 )
 
 // transaction gathers what a channel publishes and settles until it commits. What
@@ -12,6 +13,7 @@ type transaction struct {
 	pubs    []pubItem
 	bytes   int
 	settles []txSettle
+	waiting atomic.Int64 // len(pubs), of any goroutine
 }
 
 type txSettle struct {
@@ -27,9 +29,16 @@ func (ch *Channel) TxSelect() error {
 	}
 	ch.s.Flush()
 	if ch.tx == nil {
-		ch.tx = &transaction{ch: ch}
+		ch.begin()
 	}
 	return nil
+}
+
+// begin begins a transaction. Others look at ch.tx.
+func (ch *Channel) begin() {
+	ch.s.mu.Lock()
+	defer ch.s.mu.Unlock()
+	ch.tx = &transaction{ch: ch}
 }
 
 // TxAck settles, with the channel's next commit, the delivery with this tag of
@@ -89,7 +98,7 @@ func (ch *Channel) TxCommit() error {
 	}
 	s := ch.s
 	s.Flush()
-	ch.tx = &transaction{ch: ch}
+	ch.begin()
 	if len(t.pubs) == 0 && len(t.settles) == 0 {
 		return nil
 	}
@@ -106,6 +115,7 @@ func (ch *Channel) TxCommit() error {
 	s.mu.Lock()
 	for _, st := range t.settles {
 		resume = append(resume, st.of.creditLocked(st.list)...)
+		st.of.countSettledLocked(st.list, st.how)
 		for _, d := range st.list {
 			queues = append(queues, d.q)
 		}
@@ -128,8 +138,12 @@ func (ch *Channel) TxCommit() error {
 			repeats += int(it.m.size)
 			continue
 		}
+		it.r.counts.in.Add(1)
 		where := t.insertLocked(&it)
 		partial = partial || it.refused
+		if where != nowhere {
+			s.pub.tally.routed(it.r, 1)
+		}
 		switch {
 		case it.refused:
 			if where == nowhere {
@@ -147,6 +161,7 @@ func (ch *Channel) TxCommit() error {
 	for _, st := range t.settles {
 		slices.SortFunc(st.list, byQueue)
 		for _, d := range st.list {
+			d.q.countSettled(st.how, 1)
 			switch {
 			case d.q.deleted:
 			case st.how == requeue:
@@ -180,6 +195,7 @@ func (ch *Channel) TxCommit() error {
 	s.v.windows.trim()
 	s.b.evict.hot.Add(int64(t.bytes - repeats - refused))
 	s.unroutable(back)
+	s.pub.tally.flush()
 	resumeConsumers(resume)
 	for i := range fresh {
 		if r := fresh[i].r; r.reply != nil {
@@ -267,7 +283,7 @@ func (ch *Channel) TxRollback() error {
 	if t == nil {
 		return errorf(PreconditionFailed, "channel is not transactional")
 	}
-	ch.tx = &transaction{ch: ch}
+	ch.begin()
 	var back []delivered
 	var resume []*Consumer
 	returned := map[*Channel][]delivered{}

@@ -17,6 +17,11 @@ type VHost struct {
 	producers producers // what was accepted of whom
 	windows   windows   // the duplicate ids of what was accepted where
 
+	listing       listing
+	defaultCounts exchangeCounts // of the default exchange
+	past          Traffic        // of connections that were closed; guarded by b.mu
+	looked        looker
+
 	mu        sync.RWMutex // guards what follows, and the bindings of what is in it
 	exchanges map[string]*exchange
 	queues    map[string]*Queue

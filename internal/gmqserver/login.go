@@ -91,6 +91,13 @@ func (c *conn) open(user string) error {
 		Peer:  c.nc.PeerPort(),
 		Name:  c.nc.Name(),
 
+		Protocol:   "GMQ",
+		TLS:        c.nc.TLS() != nil,
+		Local:      c.nc.LocalPort(),
+		Mechanism:  "PLAIN",
+		ChannelMax: 1,
+		Octets:     c.nc.Octets,
+
 		NotifyCancelled: true,
 	})
 	if err != nil {

@@ -47,6 +47,10 @@ func (c *Conn) PeerPort() netip.AddrPort { return addrPort(c.sock.RemoteAddr()) 
 // LocalPort is the address of this side.
 func (c *Conn) LocalPort() netip.AddrPort { return addrPort(c.sock.LocalAddr()) }
 
+// Octets is how many bytes have come from the peer and gone to it. Any goroutine may
+// ask.
+func (c *Conn) Octets() (received, sent uint64) { return c.In.Received(), c.Out.Sent() }
+
 // Name names the connection as RabbitMQ does: "peer:port -> local:port".
 func (c *Conn) Name() string {
 	return c.sock.RemoteAddr().String() + " -> " + c.sock.LocalAddr().String()

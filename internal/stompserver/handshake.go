@@ -132,6 +132,12 @@ func (c *conn) open(user string, d *stompwire.Decoder) error {
 		User:            user,
 		Peer:            c.nc.PeerPort(),
 		Name:            c.nc.Name(),
+		Protocol:        "STOMP " + c.version.String(),
+		TLS:             c.nc.TLS() != nil,
+		Local:           c.nc.LocalPort(),
+		Mechanism:       "PLAIN",
+		Heartbeat:       c.beats.receive,
+		Octets:          c.nc.Octets,
 		NotifyCancelled: true,
 	})
 	if be := (*broker.Error)(nil); errors.As(err, &be) && be.Kind == broker.NotAllowed {
