@@ -69,6 +69,10 @@ func (ch *Channel) close() {
 	if ch.tx != nil {
 		_ = ch.TxRollback() // cannot fail
 	}
+	s.mu.Lock()
+	ch.tellConfirms()
+	ch.closed = true
+	s.mu.Unlock()
 	for _, c := range ch.consumers {
 		ch.forget(c)
 		ch.endConsumer(c)
@@ -80,8 +84,6 @@ func (ch *Channel) close() {
 	s.mu.Lock()
 	s.countOffLocked(ch)
 	delete(s.channels, ch.id)
-	ch.tellConfirms()
-	ch.closed = true
 	var back []delivered
 	ch.unacked.all(func(d delivered) { back = append(back, d) })
 	ch.unacked = unackedRing{}
@@ -255,6 +257,9 @@ func settleAll(list []delivered, how outcome) {
 					q.requeueLocked(list[i].seq)
 				} else {
 					q.removeLocked(list[i].seq)
+				}
+				if q.single != nil {
+					q.settledLocked(list[i])
 				}
 			}
 			q.reportLocked()

@@ -29,8 +29,11 @@ type Consumer struct {
 	started bool
 	gone    bool
 	ringed  bool
-	slot    int // in the ring
-	place   int // in q.consumers
+	slot    int    // in the ring
+	place   int    // in q.consumers
+	arrival uint64 // in q.single; 0: it never was there
+	waitAt  int    // 1 and more: its place in q.single.waiting
+	held    int    // deliveries of it that are not settled, if the queue has q.single
 
 	// Guarded by the session's mutex.
 	prefetch uint32
@@ -97,6 +100,7 @@ func (c *Consumer) assignLocked(most int) verdict {
 			q.removeLocked(seq)
 		} else {
 			ch.unacked.push(delivered{q, c, seq, ch.lastTag})
+			c.held++
 			c.inFlight++
 			ch.inFlight++
 			s.unacked++
@@ -130,7 +134,7 @@ func (c *Consumer) resume() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !c.gone && c.started {
-		q.ring.add(c)
+		q.joinLocked(c)
 		q.dispatchLocked()
 	}
 }
@@ -173,7 +177,7 @@ func (ch *Channel) Consume(spec ConsumeSpec) (*Consumer, error) {
 	switch {
 	case q.deleted:
 		return nil, s.v.noQueue(spec.Queue)
-	case q.exclusive != nil || spec.Exclusive && len(q.consumers) > 0:
+	case q.exclusive != nil || spec.Exclusive && (len(q.consumers) > 0 || q.rules.single):
 		return nil, errorf(AccessRefused, "queue '%s' in vhost '%s' in exclusive use", q.name, s.v.name)
 	}
 	if spec.Exclusive {
@@ -208,7 +212,7 @@ func (c *Consumer) Start() {
 		return
 	}
 	c.started = true
-	c.q.ring.add(c)
+	c.q.joinLocked(c)
 	c.q.dispatchLocked()
 }
 
@@ -250,6 +254,9 @@ func (ch *Channel) endConsumer(c *Consumer) {
 	q := c.q
 	q.mu.Lock()
 	last := q.dropConsumerLocked(c)
+	if q.single != nil && !q.deleted {
+		q.dispatchLocked()
+	}
 	q.mu.Unlock()
 	ch.s.mu.Lock()
 	if !ch.s.closed {
@@ -279,7 +286,6 @@ func (q *Queue) dropConsumerLocked(c *Consumer) bool {
 		return false
 	}
 	c.gone = true
-	q.ring.remove(c)
 	last := len(q.consumers) - 1 // it takes the place of c: there may be thousands
 	q.consumers[c.place] = q.consumers[last]
 	q.consumers[c.place].place = c.place
@@ -288,6 +294,7 @@ func (q *Queue) dropConsumerLocked(c *Consumer) bool {
 	if q.exclusive == c {
 		q.exclusive = nil
 	}
+	q.leaveLocked(c)
 	if len(q.consumers) == 0 {
 		q.releaseLocked()
 	}
@@ -295,7 +302,8 @@ func (q *Queue) dropConsumerLocked(c *Consumer) bool {
 }
 
 // Get takes the first ready message of a queue. found is whether an EventGot
-// was queued.
+// was queued. Errors: NotFound, ResourceLocked (the queue is exclusive to another
+// connection, or a quorum queue with a single active consumer).
 func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 	s := ch.s
 	s.Flush()
@@ -310,8 +318,11 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
-		if q.deleted {
+		switch {
+		case q.deleted:
 			return false, s.v.noQueue(queue)
+		case q.rules.quorum && q.rules.single:
+			return false, errorf(ResourceLocked, "cannot obtain access to locked queue '%s' in vhost '%s'. basic.get operations are not supported by quorum queues with single active consumer", queue, s.v.name)
 		}
 		seq, e := q.peekLocked()
 		if e == nil {

@@ -32,7 +32,8 @@ type Queue struct {
 	consumers []*Consumer
 	ring      ring
 	exclusive *Consumer
-	hadOne    bool // ever had a consumer: an auto-delete queue may go
+	single    *single // nil: all consumers are active, or there was none
+	hadOne    bool    // ever had a consumer: an auto-delete queue may go
 	taken     uint64
 	drained   chan struct{} // closed when held publishers may go on, nil if there are none
 	settled   []settledItem // scratch

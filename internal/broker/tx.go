@@ -169,6 +169,9 @@ func (ch *Channel) TxCommit() error {
 			default:
 				d.q.removeLocked(d.seq)
 			}
+			if d.q.single != nil {
+				d.q.settledLocked(d)
+			}
 		}
 	}
 	for _, q := range queues {

@@ -387,11 +387,7 @@ func (c *Consumer) view() (view ConsumerView, ok bool) {
 	return ConsumerView{
 		VHost: q.v.name, Queue: q.name, Tag: c.tag,
 		Connection: s.cfg.Name, User: s.cfg.User, Peer: s.cfg.Peer, Channel: c.ch.id,
-		AckRequired: !c.noAck, Exclusive: c.exclusive, Active: q.activeLocked(c),
+		AckRequired: !c.noAck, Exclusive: c.exclusive, Active: q.single == nil || q.single.active == c,
 		Priority: c.priority, Prefetch: prefetch, Unacked: unacked, Timeout: q.rules.timeout, Args: c.args,
 	}, true
 }
-
-// activeLocked tells whether a consumer is one that the queue gives messages to.
-// q.mu is held.
-func (q *Queue) activeLocked(*Consumer) bool { return true }
