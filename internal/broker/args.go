@@ -2,7 +2,6 @@ package broker
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -169,20 +168,24 @@ func checkExpiration(v []byte) string {
 // headers name.
 func ccKeys(props []byte, visit func(key []byte)) {
 	headers := message.Field(props, message.Headers)
-	for _, name := range []string{"CC", "BCC"} {
-		a, ok := findArg(headers, name)
-		if !ok || a.kind != 'A' || binary.BigEndian.Uint32(a.value) == 0 {
-			continue
+	headerKeys(headers, ccHeader, visit)
+	headerKeys(headers, bccHeader, visit)
+}
+
+// headerKeys calls visit with the routing keys in a header.
+func headerKeys(headers []byte, name string, visit func(key []byte)) {
+	a, ok := findArg(headers, name)
+	if !ok || a.kind != 'A' {
+		return
+	}
+	for list := a.value[4:]; len(list) > 0; {
+		kind, v, rest, ok := message.NextElement(list)
+		if !ok {
+			return
 		}
-		for list := a.value[4:]; len(list) > 0; {
-			kind, v, rest, ok := message.NextElement(list)
-			if !ok {
-				break
-			}
-			if kind == 'S' {
-				visit(v[4:])
-			}
-			list = rest
+		if kind == 'S' {
+			visit(v[4:])
 		}
+		list = rest
 	}
 }

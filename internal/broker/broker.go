@@ -77,6 +77,7 @@ type Broker struct {
 	log      *log
 	lease    *lease // nil: there is none
 	evict    *evictor
+	moves    *moves
 	scratch  *scratch
 	replies  replies
 	settings *settings
@@ -171,6 +172,7 @@ func newBroker(cfg Config) *Broker {
 		b.logger = slog.New(slog.DiscardHandler)
 	}
 	b.evict = newEvictor(b, cfg.HotBytes)
+	b.moves = newMoves(b)
 	b.scratch = newScratch(b, cfg.Scratch)
 	b.replies.init()
 	inFlight := min(max(cfg.Journal.Info().InFlight, 1), maxInFlight)
@@ -194,6 +196,9 @@ func newBroker(cfg Config) *Broker {
 func (b *Broker) serve(ctx context.Context) error {
 	b.loops.Go(b.log.run)
 	b.loops.Go(b.evict.run)
+	for range carriers {
+		b.loops.Go(b.moves.run)
+	}
 	b.loops.Go(b.cleanLoop)
 	b.loops.Go(b.alarmLoop)
 	b.enforceAll()

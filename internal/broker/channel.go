@@ -253,9 +253,12 @@ func settleAll(list []delivered, how outcome) {
 		if !q.deleted {
 			q.countSettled(how, n)
 			for i := range list[:n] {
-				if how == requeue {
+				switch how {
+				case requeue:
 					q.requeueLocked(list[i].seq)
-				} else {
+				case discarded:
+					q.expelLocked(list[i].seq, rejected)
+				case acked:
 					q.removeLocked(list[i].seq)
 				}
 				if q.single != nil {

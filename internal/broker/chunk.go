@@ -14,6 +14,7 @@ const (
 	gone    entryState = iota // settled, or never was
 	ready                     // may be delivered
 	unacked                   // delivered, not settled
+	leaving                   // to be moved to other queues; see leave.go
 )
 
 type entry struct {

@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
+	"maps"
+	"slices"
 )
 
 // QueueSpec is a queue as it is declared. An exclusive one belongs to its
@@ -211,6 +213,11 @@ func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) 
 	if err := s.may(Configure, aQueue, name); err != nil {
 		return 0, err
 	}
+	if q, err := v.queue(name, s); err == nil {
+		if _, err := v.b.awaitMoves(q); err != nil {
+			return 0, err
+		}
+	}
 	v.mu.Lock()
 	q := v.queues[name]
 	if q == nil {
@@ -241,6 +248,7 @@ func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) 
 
 // deleteUnused removes an auto-delete queue that lost its last consumer.
 func (v *VHost) deleteUnused(q *Queue) {
+	_, _ = v.b.awaitMoves(q) // if that fails the broker does
 	v.mu.Lock()
 	q.mu.Lock()
 	if !q.deleted && len(q.consumers) == 0 && q.hadOne {
@@ -253,6 +261,12 @@ func (v *VHost) deleteUnused(q *Queue) {
 // deleteExclusive removes the queues that belong to the session.
 func (s *Session) deleteExclusive() {
 	v := s.v
+	v.mu.RLock()
+	queues := slices.Collect(maps.Keys(s.exclusive))
+	v.mu.RUnlock()
+	for _, q := range queues {
+		_, _ = v.b.awaitMoves(q) // if that fails the broker does
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for q := range s.exclusive {
@@ -309,6 +323,9 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	})
 	q.chunks = chunks{}
 	q.ready, q.unacked = 0, 0
+	if q.exit != nil {
+		q.exit.dropLocked()
+	}
 	q.dropSettledLocked()
 	q.releaseLocked()
 	for b := range q.bindings {

@@ -1,5 +1,7 @@
 package broker
 
+import "math"
+
 // reason is why a message leaves its queue other than by being settled. Its text
 // is what x-death tells.
 type reason uint8
@@ -25,7 +27,170 @@ func (r reason) String() string {
 	return ""
 }
 
+// exit is where the messages of a queue are that leave it for others. They are
+// neither ready nor unsettled any more, but still the queue's, and in its index in
+// the state leaving, until a carrier has put them where they go; see move.go. No record
+// tells of that state: after a crash they are back, and leave again if there is still
+// a reason. Guarded by its queue's mutex.
+type exit struct {
+	list        []leave // what no carrier has taken yet, in the order in which it left
+	held        int     // messages in state leaving, those at a carrier included
+	busy        bool    // the queue is on the carriers' list, or at one of them
+	given, done uint64  // how many messages were ever expelled, and of how many of these that is over
+	moved       chan struct{}
+}
+
+// leave is a run of messages that leave for one reason.
+type leave struct {
+	first uint64
+	n     uint32
+	why   reason
+}
+
 // expelLocked takes a message, ready or unsettled, out of the queue for a reason: to
 // the dead-letter exchange, if there is one. q.mu is held; the caller calls
 // reportLocked or dispatchLocked afterwards, as after removeLocked.
-func (q *Queue) expelLocked(seq uint64, _ reason) { q.removeLocked(seq) }
+func (q *Queue) expelLocked(seq uint64, why reason) {
+	if !q.forwardsLocked(why) {
+		q.removeLocked(seq)
+		return
+	}
+	e := q.chunks.entry(seq)
+	if e == nil {
+		return
+	}
+	switch e.state {
+	case ready:
+		q.ready--
+	case unacked:
+		q.unacked--
+	default:
+		return
+	}
+	e.state = leaving
+	x := q.exit
+	if x == nil {
+		x = &exit{}
+		q.exit = x
+	}
+	x.held++
+	x.given++
+	if n := len(x.list); n > 0 && x.list[n-1].why == why && x.list[n-1].first+uint64(x.list[n-1].n) == seq && x.list[n-1].n < math.MaxUint32 {
+		x.list[n-1].n++
+	} else {
+		x.list = append(x.list, leave{seq, 1, why})
+	}
+	if !x.busy {
+		x.busy = true
+		q.v.b.moves.add(q)
+	}
+}
+
+// forwardsLocked tells whether what leaves the queue for a reason goes to other
+// queues.
+func (q *Queue) forwardsLocked(why reason) bool {
+	return q.rules.deadTo != nil || why == deliveryLimit
+}
+
+// leavingLocked is how many messages are on their way to other queues.
+func (q *Queue) leavingLocked() int {
+	if q.exit == nil {
+		return 0
+	}
+	return q.exit.held
+}
+
+// deadLetterNewLocked dead-letters a message that the queue did not take, because it
+// is full: block, which is not changed any more, is what would have been stored.
+// A crash forgets it until it has arrived, because its publisher is told that it was
+// refused. q.mu is held; the caller calls reportLocked or dispatchLocked afterwards.
+func (q *Queue) deadLetterNewLocked(block []byte) {
+	if !q.forwardsLocked(maxlen) {
+		return
+	}
+	m := &stored{} // not persistent in this queue, whatever the block says
+	m.setBlock(block)
+	m.holders.Store(1)
+	q.v.b.evict.hot.Add(int64(m.size))
+	q.expelLocked(q.appendLocked(m, false), maxlen)
+}
+
+// takeLocked takes messages off the list: at most so many, and of so many bytes but
+// for the first.
+func (x *exit) takeLocked(q *Queue, items []moving, most, bytes int) []moving {
+	for len(x.list) > 0 && most > 0 && bytes > 0 {
+		run := &x.list[0]
+		if e := q.chunks.entry(run.first); e != nil && e.state == leaving {
+			items = append(items, moving{seq: run.first, why: run.why, from: e.msg})
+			bytes -= int(e.msg.size)
+			most--
+		} else {
+			x.done++ // it was forgotten with others
+		}
+		run.first++
+		if run.n--; run.n == 0 {
+			x.list = x.list[1:]
+		}
+	}
+	if len(x.list) == 0 {
+		x.list = nil
+	}
+	return items
+}
+
+// returnLocked puts back what was taken and could not be moved now.
+func (x *exit) returnLocked(items []moving) {
+	if len(items) == 0 {
+		return
+	}
+	list := make([]leave, 0, len(items)+len(x.list))
+	for i := range items {
+		list = append(list, leave{items[i].seq, 1, items[i].why})
+	}
+	x.list = append(list, x.list...)
+}
+
+// tellLocked wakes those that wait for messages to have been moved.
+func (x *exit) tellLocked() {
+	if x.moved != nil {
+		close(x.moved)
+		x.moved = nil
+	}
+}
+
+// awaitMoves returns when all that has been expelled from a queue so far is where it
+// goes, though the log may not have that yet. some is whether anything ever was. Who
+// deletes a queue calls it before: what left the queue earlier does not end with it.
+func (b *Broker) awaitMoves(q *Queue) (some bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	x := q.exit
+	if x == nil {
+		return false, nil
+	}
+	for until := x.given; x.done < until && !q.deleted; {
+		if x.moved == nil {
+			x.moved = make(chan struct{})
+		}
+		moved := x.moved
+		q.mu.Unlock()
+		select {
+		case <-moved:
+		case <-b.failed:
+			err = b.Err()
+		case <-b.quit:
+			err = errorf(Forced, "broker is closed")
+		}
+		q.mu.Lock()
+		if err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// dropLocked is for a queue that is deleted.
+func (x *exit) dropLocked() {
+	x.list, x.held, x.done = nil, 0, x.given
+	x.tellLocked()
+}

@@ -166,6 +166,8 @@ func (ch *Channel) TxCommit() error {
 			case d.q.deleted:
 			case st.how == requeue:
 				d.q.requeueLocked(d.seq)
+			case st.how == discarded:
+				d.q.expelLocked(d.seq, rejected)
 			default:
 				d.q.removeLocked(d.seq)
 			}
@@ -209,10 +211,38 @@ func (ch *Channel) TxCommit() error {
 	if s.b.evict.over() {
 		s.b.evict.poke()
 	}
+	if err == nil {
+		err = t.awaitMoves()
+	}
 	if err == nil && partial {
 		return errorf(PreconditionFailed, "partial tx completion")
 	}
 	return err
+}
+
+// awaitMoves returns when what the transaction refused is where it goes, if it goes
+// to other queues, and durably so.
+func (t *transaction) awaitMoves() error {
+	b := t.ch.s.b
+	var last *Queue
+	some := false
+	for _, st := range t.settles {
+		for _, d := range st.list {
+			if st.how != discarded || d.q == last {
+				continue
+			}
+			last = d.q
+			left, err := b.awaitMoves(d.q)
+			if err != nil {
+				return err
+			}
+			some = some || left
+		}
+	}
+	if !some {
+		return nil
+	}
+	return b.await(b.log.caughtUp())
 }
 
 // repeatsLocked tells whether a message repeats one that was accepted. Its producer,

@@ -9,7 +9,8 @@
 // the block goes to disk:
 //
 //	checksum    4  CRC-32C of all that follows, big endian
-//	flags       1  bit 0: persistent
+//	flags       1  bit 0: persistent; bit 1: dead-lettered, so that the headers
+//	               that tell of that are the broker's
 //	exchange    1  length, then that many bytes
 //	key         1  length, then that many bytes
 //	properties  uvarint length, then that many bytes
@@ -63,7 +64,10 @@ const (
 	AppID
 )
 
-const flagPersistent = 1
+const (
+	flagPersistent = 1 << iota
+	flagDead
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -74,6 +78,7 @@ var ErrDamaged = errors.New("message block is damaged")
 // View is a block taken apart. Its fields point into the block.
 type View struct {
 	Persistent bool
+	Dead       bool // a broker has dead-lettered it, and written the headers about that
 	Exchange   []byte
 	Key        []byte
 	Properties []byte // a property list
@@ -98,6 +103,10 @@ func AppendBlockHead(dst []byte, persistent bool, exchange, key, properties []by
 	return append(dst, properties...)
 }
 
+// MarkDead makes a block, that nobody else has yet, one of a message that a broker
+// dead-lettered: the headers about that in its properties are the broker's own.
+func MarkDead(block []byte) { block[4] |= flagDead }
+
 // Seal writes the checksum of a complete block. Others may Parse the block
 // meanwhile: the checksum is not looked at by it.
 func Seal(block []byte) {
@@ -119,6 +128,7 @@ func Parse(block []byte) (View, error) {
 		return v, ErrDamaged
 	}
 	v.Persistent = block[4]&flagPersistent != 0
+	v.Dead = block[4]&flagDead != 0
 	p := 5
 	n := int(block[p])
 	p++
