@@ -293,9 +293,6 @@ func (v *VHost) deadRoute(to string, m *Publish) (r *path, keep bool) {
 	if x == nil {
 		return r, keep
 	}
-	for _, k := range keys {
-		keep = x.collect(r, k, m.Properties, map[*exchange]bool{}) && keep
-	}
-	r.sort()
+	keep = x.route(r, keys, m.Properties) && keep
 	return r, keep
 }

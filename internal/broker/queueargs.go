@@ -65,7 +65,7 @@ var (
 // withoutEffect are the arguments that are kept and compared, but do nothing
 // yet. A declaration with one of them is logged.
 var withoutEffect = []string{
-	"x-expires", "x-message-ttl", "x-dead-letter-exchange", "x-max-length", "x-max-length-bytes",
+	"x-expires", "x-message-ttl", "x-max-length", "x-max-length-bytes",
 	"x-max-priority", "x-overflow", "x-single-active-consumer",
 }
 
