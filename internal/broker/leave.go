@@ -100,21 +100,6 @@ func (q *Queue) leavingLocked() int {
 	return q.exit.held
 }
 
-// deadLetterNewLocked dead-letters a message that the queue did not take, because it
-// is full: block, which is not changed any more, is what would have been stored.
-// A crash forgets it until it has arrived, because its publisher is told that it was
-// refused. q.mu is held; the caller calls reportLocked or dispatchLocked afterwards.
-func (q *Queue) deadLetterNewLocked(block []byte) {
-	if !q.forwardsLocked(maxlen) {
-		return
-	}
-	m := &stored{} // not persistent in this queue, whatever the block says
-	m.setBlock(block)
-	m.holders.Store(1)
-	q.v.b.evict.hot.Add(int64(m.size))
-	q.expelLocked(q.appendLocked(m, false), maxlen)
-}
-
 // takeLocked takes messages off the list: at most so many, and of so many bytes but
 // for the first.
 func (x *exit) takeLocked(q *Queue, items []moving, most, bytes int) []moving {

@@ -100,6 +100,7 @@ type moving struct {
 	block []byte  // its own
 
 	letter     []byte // what it will be
+	body       int64  // bytes of its body
 	r          *path  // where it goes; nil: no queue takes it
 	persistent bool
 }
@@ -122,7 +123,8 @@ type carrier struct {
 	version uint64
 	routes  map[string]*path
 
-	queues []*Queue
+	queues []*Queue // that are locked
+	into   []*Queue // that one message enters
 	pubs   []movedTo
 }
 
@@ -171,6 +173,7 @@ func (w *carrier) forget() {
 	clear(w.cold)
 	clear(w.pubs)
 	clear(w.queues)
+	clear(w.into)
 	w.cold, w.pubs, w.queues = w.cold[:0], w.pubs[:0], w.queues[:0]
 	if cap(w.scratch) > slabMax {
 		w.scratch = nil
@@ -267,7 +270,7 @@ func (w *carrier) address(q *Queue, it *moving, view *message.View, to string, k
 		r = &path{queues: slices.DeleteFunc(slices.Clone(r.queues), w.cycles)}
 	}
 	if len(r.queues) > 0 {
-		it.letter, it.r = block, r
+		it.letter, it.body, it.r = block, int64(len(dead.Body)), r
 	}
 	return nil
 }
@@ -344,6 +347,10 @@ func (w *carrier) carryOut(q *Queue, n int) {
 		if e := q.chunks.entry(it.seq); q.deleted || e == nil || e.state != leaving {
 			continue
 		}
+		if i > 0 && it.waitsLocked() {
+			n = i
+			break
+		}
 		size := w.insertLocked(it)
 		hot += size
 		q.removeLocked(it.seq)
@@ -385,12 +392,14 @@ func (w *carrier) insertLocked(it *moving) int {
 		return 0
 	}
 	logged, others := 0, 0
+	w.into = w.into[:0]
 	for _, t := range it.r.queues {
-		switch {
-		case t.deleted:
-		case t.logged:
+		if !it.entersLocked(t) {
+			continue
+		}
+		if w.into = append(w.into, t); t.logged {
 			logged++
-		default:
+		} else {
 			others++
 		}
 	}
@@ -405,16 +414,20 @@ func (w *carrier) insertLocked(it *moving) int {
 	if logged > 1 {
 		to.many = make([]target, 0, logged)
 	}
-	for _, t := range it.r.queues {
-		switch {
-		case t.deleted:
-		case !t.logged:
-			t.appendLocked(other, false)
-		default:
-			to.one = target{t.num, t.appendLocked(m, false)}
-			if logged > 1 {
+	for _, t := range w.into {
+		full := t.refusesLocked(it.body)
+		enters := other
+		if t.logged {
+			enters = m
+		}
+		seq := t.appendLocked(enters, false)
+		if t.logged {
+			if to.one = (target{t.num, seq}); logged > 1 {
 				to.many = append(to.many, to.one)
 			}
+		}
+		if full && it.why != deliveryLimit {
+			t.expelLocked(seq, maxlen) // to that one's own dead-letter exchange
 		}
 	}
 	if logged > 0 && m.persistent {
@@ -422,6 +435,25 @@ func (w *carrier) insertLocked(it *moving) int {
 		w.pubs = append(w.pubs, to)
 	}
 	return int(m.size)
+}
+
+// entersLocked tells whether a queue takes the message. One that is full may refuse
+// it, or take it to dead-letter it in turn; but what was delivered in vain too often
+// is dropped nowhere.
+func (it *moving) entersLocked(t *Queue) bool {
+	if t.deleted {
+		return false
+	}
+	return it.why == deliveryLimit || !t.refusesLocked(it.body) ||
+		t.rules.overflow == rejectPublishDLX && t.rules.deadTo != nil
+}
+
+// waitsLocked tells whether the message would be refused by a queue whose consumers
+// may make room, if they are first given what has entered before.
+func (it *moving) waitsLocked() bool {
+	return it.r != nil && slices.ContainsFunc(it.r.queues, func(t *Queue) bool {
+		return len(t.consumers) > 0 && t.refusesLocked(it.body)
+	})
 }
 
 // recordLocked tells the log what was moved out of a queue. If a message is both

@@ -88,10 +88,18 @@ func (c *client) drop(queue string) {
 	}
 }
 
+// lookup finds a queue.
+func (w *world) lookup(queue string) *Queue {
+	v := w.b.vhost("/")
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.queues[queue]
+}
+
 // settled waits until nothing of a queue is on its way any more.
 func (w *world) settled(queue string) {
 	w.t.Helper()
-	q := w.b.vhost("/").queues[queue]
+	q := w.lookup(queue)
 	if _, err := w.b.awaitMoves(q); err != nil {
 		w.t.Fatal(err)
 	}
@@ -306,7 +314,7 @@ func TestCopiesOfDeadLetters(t *testing.T) {
 // expel makes a queue's next message leave it for a reason.
 func (w *world) expel(queue string, why reason) {
 	w.t.Helper()
-	q := w.b.vhost("/").queues[queue]
+	q := w.lookup(queue)
 	q.mu.Lock()
 	seq, e := q.peekLocked()
 	if e == nil {
@@ -420,7 +428,7 @@ func TestPurgeLeavesWhatIsOnItsWay(t *testing.T) {
 	for i := range 10 {
 		c.publish("", "q", fmt.Sprint(i), true)
 	}
-	q := w.b.vhost("/").queues["q"]
+	q := w.lookup("q")
 	q.mu.Lock()
 	for range 4 {
 		seq, _ := q.peekLocked()
@@ -531,33 +539,65 @@ func TestTransactionsThatRefuse(t *testing.T) {
 	})
 }
 
-// TestNewDeadLetters dead-letters what a queue did not take.
-func TestNewDeadLetters(t *testing.T) {
-	w := newWorld(t)
-	c := w.client()
-	c.queue("dead", true)
-	c.queueWith("q", true, deadLetters("", "dead"))
-	c.queue("plain", true)
-	for _, name := range []string{"q", "plain"} {
-		q := w.b.vhost("/").queues[name]
-		q.mu.Lock()
-		q.deadLetterNewLocked(append(message.AppendBlockHead(nil, true, nil, []byte(name), nil), "m"...))
-		q.dispatchLocked()
-		q.mu.Unlock()
+// TestDeadLettersForQueuesThatAreFull moves more than the queues that they go to take.
+func TestDeadLettersForQueuesThatAreFull(t *testing.T) {
+	for _, x := range []struct {
+		overflow    string
+		dead, third int
+		first       string
+	}{
+		{"drop-head", 3, 0, "7"},
+		{"reject-publish", 3, 0, "0"},
+		{"reject-publish-dlx", 3, 7, "0"},
+	} {
+		w := newWorld(t)
+		c := w.client()
+		c.queue("third", true)
+		args := appendTextHeader(deadLetters("", "third"), "x-overflow", x.overflow)
+		if x.overflow != "reject-publish-dlx" {
+			args = appendTextHeader(nil, "x-overflow", x.overflow)
+		}
+		args = append(appendName(args, "x-max-length", 'l'), 0, 0, 0, 0, 0, 0, 0, 3)
+		c.queueWith("dead", true, args)
+		c.queueWith("q", true, deadLetters("", "dead"))
+		for i := range 10 {
+			c.publish("", "q", fmt.Sprint(i), true)
+		}
+		c.consume("q", "t", false)
+		for range 10 {
+			c.next(EventDelivery)
+		}
+		if err := c.ch.Nack(10, true, false); err != nil {
+			t.Fatal(err)
+		}
+		w.settled("q")
+		w.settled("dead")
+		c.ready("dead", x.dead)
+		c.ready("third", x.third)
+		if l := c.peek("dead"); l.body != x.first {
+			t.Errorf("%s: the first is %s, want %s", x.overflow, l.body, x.first)
+		}
+		// A consumer that makes room gets all.
+		if _, err := c.PurgeQueue("dead"); err != nil {
+			t.Fatal(err)
+		}
+		c.consume("dead", "d", true)
+		for i := range 10 {
+			c.publish("", "q", fmt.Sprint(i), true)
+		}
+		for range 10 {
+			c.next(EventDelivery)
+		}
+		if err := c.ch.Nack(0, true, false); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 10 {
+			if e := c.next(EventDelivery); body(e) != fmt.Sprint(i) {
+				t.Errorf("%s: got %s, want %d", x.overflow, body(e), i)
+			}
+		}
+		c.Close()
 	}
-	l := c.peek("dead")
-	checkDeaths(t, l, deathOf("q", "maxlen", "", 1, "q"))
-	if !l.persistent {
-		t.Error("it is not persistent any more")
-	}
-	c.ready("plain", 0)
-	c.ready("q", 0)
-	c.Close()
-	w.restart()
-	c = w.client()
-	defer c.Close()
-	c.ready("dead", 1)
-	c.ready("q", 0)
 }
 
 // TestParking lets messages leave that were delivered too often, with and without a
