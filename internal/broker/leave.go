@@ -51,21 +51,19 @@ type leave struct {
 // the dead-letter exchange, if there is one. q.mu is held; the caller calls
 // reportLocked or dispatchLocked afterwards, as after removeLocked.
 func (q *Queue) expelLocked(seq uint64, why reason) {
+	e := q.chunks.entry(seq)
+	if e == nil || e.state != ready && e.state != unacked {
+		return
+	}
+	q.countLeft(why)
 	if !q.forwardsLocked(why) {
 		q.removeLocked(seq)
 		return
 	}
-	e := q.chunks.entry(seq)
-	if e == nil {
-		return
-	}
-	switch e.state {
-	case ready:
+	if e.state == ready {
 		q.ready--
-	case unacked:
+	} else {
 		q.unacked--
-	default:
-		return
 	}
 	e.state = leaving
 	x := q.exit

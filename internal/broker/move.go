@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/message"
@@ -27,9 +26,6 @@ const (
 type moves struct {
 	b    *Broker
 	wake chan struct{} // a slot
-
-	dead    [deliveryLimit + 1]atomic.Uint64 // messages that were dead-lettered, by reason
-	dropped atomic.Uint64                    // of these, what no queue took
 
 	mu     sync.Mutex // guards queues; innermost
 	queues []*Queue   // that have messages to be moved, and no carrier, in their turns
@@ -341,7 +337,7 @@ func (w *carrier) carryOut(q *Queue, n int) {
 	for _, x := range w.queues {
 		x.mu.Lock()
 	}
-	hot, gone, dead := 0, uint64(0), [len(b.moves.dead)]uint64{}
+	hot, taken := 0, 0
 	for i := range w.items[:n] {
 		it := &w.items[i]
 		if e := q.chunks.entry(it.seq); q.deleted || e == nil || e.state != leaving {
@@ -354,13 +350,15 @@ func (w *carrier) carryOut(q *Queue, n int) {
 		size := w.insertLocked(it)
 		hot += size
 		q.removeLocked(it.seq)
-		dead[it.why]++
-		if size == 0 {
-			gone++
+		if size > 0 {
+			taken++
 		}
 	}
 	w.recordLocked(q)
 	q.forgetLocked()
+	if taken > 0 {
+		q.count(DeadLettered, taken)
+	}
 	b.evict.hot.Add(int64(hot))
 	if !q.deleted {
 		x := q.exit
@@ -377,12 +375,6 @@ func (w *carrier) carryOut(q *Queue, n int) {
 		}
 		x.mu.Unlock()
 	}
-	for why, n := range dead {
-		if n > 0 {
-			b.moves.dead[why].Add(n)
-		}
-	}
-	b.moves.dropped.Add(gone)
 }
 
 // insertLocked puts a message into the queues that it goes to, and returns how many

@@ -370,9 +370,12 @@ func TestDeadLettersThatNobodyTakesAreDropped(t *testing.T) {
 		c.drop(q)
 		w.settled(q)
 		c.ready(q, 0)
-	}
-	if n := w.b.moves.dropped.Load(); n != 2 {
-		t.Errorf("%d were dropped, want 2", n)
+		x := w.lookup(q)
+		x.mu.Lock()
+		if x.counts[DeadRejected] != 1 || x.counts[DeadLettered] != 0 {
+			t.Errorf("%d left %s, %d arrived; want 1, 0", x.counts[DeadRejected], q, x.counts[DeadLettered])
+		}
+		x.mu.Unlock()
 	}
 }
 

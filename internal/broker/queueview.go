@@ -64,7 +64,7 @@ var QueueTypes = [queueKinds]string{"classic", "quorum"}
 const queueKinds = 2
 
 func (q *Queue) depthLocked() Depth {
-	return Depth{Ready: q.ready, Unacked: q.unacked}
+	return Depth{Ready: q.ready, Unacked: q.unacked, Leaving: q.leavingLocked()}
 }
 
 // What a queue takes, bytes, in an estimate.
