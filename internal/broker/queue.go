@@ -44,7 +44,7 @@ type Queue struct {
 	used      int64         // when something happened last, unix ms
 	free,
 	full uint32 // how often there was nothing left to deliver, and how often something
-	exit      *exit         // of messages that leave for other queues; nil: none ever did
+	exit *exit // of messages that leave for other queues; nil: none ever did
 }
 
 // Back-pressure (a publisher that outruns a queue's consumers is held): the
