@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -148,6 +149,16 @@ func (b *Broker) VHost(name string) (info VHostInfo, ok bool) {
 		return VHostInfo{}, false
 	}
 	return v.info(b.sumSessions()[v]), true
+}
+
+// HasVHost tells whether there is a virtual host of that name.
+func (b *Broker) HasVHost(name string) bool { return b.vhost(name) != nil }
+
+// VHostNames are the names of the virtual hosts, sorted.
+func (b *Broker) VHostNames() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.vhosts))
 }
 
 func (b *Broker) vhostsByName() []*VHost {
