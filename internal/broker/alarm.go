@@ -23,8 +23,9 @@ const (
 )
 
 type alarms struct {
-	memory, disk atomic.Bool
-	cleared      chan struct{} // closed when the alarm that is on ends; guarded by Broker.mu
+	memory, disk                     atomic.Bool
+	used, usedLimit, free, freeLimit atomic.Int64  // as they were looked at last
+	cleared                          chan struct{} // closed when the alarm that is on ends; guarded by Broker.mu
 }
 
 // alarmLoop watches memory and disk.
@@ -59,6 +60,8 @@ func (b *Broker) checkAlarms() (room int64) {
 	a := &b.cfg.Alarms
 	if a.Memory != nil {
 		used, limit := a.Memory()
+		b.alarms.used.Store(used)
+		b.alarms.usedLimit.Store(limit)
 		was := b.alarms.memory.Load()
 		if !was && used > limit || was && used > limit-limit/10 {
 			b.alarms.memory.Store(true)
@@ -69,6 +72,8 @@ func (b *Broker) checkAlarms() (room int64) {
 	disk := false
 	if a.Disk != nil {
 		free, limit := a.Disk()
+		b.alarms.free.Store(free)
+		b.alarms.freeLimit.Store(limit)
 		was := b.alarms.disk.Load()
 		disk = !was && free < limit || was && free < limit+limit/10
 		if !disk && limit > 0 {

@@ -100,9 +100,10 @@ type Broker struct {
 	nextQueue atomic.Uint64
 	announced atomic.Int64 // bytes of bodies that have memory and have not come
 
+	recovery time.Duration // that reading the journal took, or taking it over
+
 	clock   atomic.Int64 // the time, as alarmLoop looked at it last, unix ms
 	churn   churn
-	logins  logins
 	deleted deleted
 
 	mu       sync.Mutex // guards what follows
@@ -123,6 +124,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	if cfg.Lease > 0 {
 		return NewStandby(cfg).Await(ctx)
 	}
+	began := time.Now()
 	b := newBroker(cfg)
 	info := cfg.Journal.Info()
 	r := b.replayer(info.Checkpoint)
@@ -137,6 +139,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	b.log.begin(info.Head, info.Epoch+1, info.Segment, info.Checkpoint)
 	b.log.ownerLocked()
 	b.log.wake <- struct{}{}
+	b.recovery = time.Since(began)
 	if err := b.serve(ctx); err != nil {
 		return nil, err
 	}

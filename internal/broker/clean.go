@@ -264,6 +264,7 @@ func (b *Broker) takeCheckpoint() error {
 		return err
 	}
 	b.checkpointSize.Store(size + l.weight*int64(l.durable.Load()-pos+1))
+	l.count(func(w *work) { w.checkpoints++ })
 	l.named.Store(pos)
 	return b.dropDead()
 }
@@ -314,6 +315,7 @@ func (b *Broker) moveLive(s segment) error {
 	if err := v.move(true); err != nil {
 		return err
 	}
+	b.log.count(func(w *work) { w.cleaned++ })
 	return b.dropDead()
 }
 
@@ -417,6 +419,7 @@ func (v *mover) move(last bool) error {
 	if err := b.readBack(msgs); err != nil {
 		return err
 	}
+	b.log.count(func(w *work) { w.moved += int64(v.size) })
 	items := v.items
 	v.items, v.size = nil, 0
 	clear(v.seen)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/journal"
 )
@@ -111,6 +112,7 @@ type batchBuffers struct {
 	inTx     bool  // it ends within a transaction
 	mixed    bool  // it has more than messages
 	sent     int64 // when it was, by the lease's clock
+	began    time.Time
 }
 
 type movedMessage struct {
@@ -402,6 +404,8 @@ func (l *log) send(bb *batchBuffers) {
 	s.last = pos
 	s.mixed = s.mixed || bb.mixed
 	l.sent = pos
+	l.work.batches++
+	l.work.batchBytes += size - l.weight
 	s.bytes += size
 	for _, m := range bb.msgs {
 		m.segment = uint32(seg)
@@ -418,6 +422,7 @@ func (l *log) send(bb *batchBuffers) {
 		bb.sent = lease.now()
 		lease.sent.Store(bb.sent)
 	}
+	bb.began = time.Now()
 	l.j.Append(journal.Batch{
 		Position: pos, Epoch: l.epoch, Segment: seg, Checkpoint: l.checkpoint.Load(),
 		Head: bb.head, Body: bb.pieces,
@@ -432,6 +437,7 @@ func (l *log) appended(bb *batchBuffers, pos uint64, err error) {
 		return
 	}
 	l.durable.Store(pos)
+	l.commits.count(time.Since(bb.began))
 	if lease := l.b.lease; lease != nil {
 		lease.came.Store(bb.sent)
 	}

@@ -445,50 +445,6 @@ type deleted struct {
 	counts counts
 }
 
-// LoginCount is how often somebody tried to log in by a protocol.
-type LoginCount struct {
-	Protocol          string
-	Succeeded, Failed uint64
-}
-
-// logins count logins by protocol.
-type logins struct {
-	mu sync.Mutex // guards by
-	by map[string]*LoginCount
-}
-
-// CountLogin counts a login by a protocol, named as in SessionConfig, that was
-// accepted or refused.
-func (b *Broker) CountLogin(protocol string, ok bool) {
-	b.logins.mu.Lock()
-	defer b.logins.mu.Unlock()
-	c := b.logins.by[protocol]
-	if c == nil {
-		if b.logins.by == nil {
-			b.logins.by = map[string]*LoginCount{}
-		}
-		c = &LoginCount{Protocol: protocol}
-		b.logins.by[protocol] = c
-	}
-	if ok {
-		c.Succeeded++
-	} else {
-		c.Failed++
-	}
-}
-
-// Logins lists how often somebody tried to log in, by protocol.
-func (b *Broker) Logins() []LoginCount {
-	b.logins.mu.Lock()
-	defer b.logins.mu.Unlock()
-	list := make([]LoginCount, 0, len(b.logins.by))
-	for _, c := range b.logins.by {
-		list = append(list, *c)
-	}
-	slices.SortFunc(list, func(x, y LoginCount) int { return strings.Compare(x.Protocol, y.Protocol) })
-	return list
-}
-
 // ProtocolView is what the clients that speak one protocol did since the broker was
 // started, and what they have now.
 type ProtocolView struct {

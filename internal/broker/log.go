@@ -62,6 +62,9 @@ type log struct {
 	shut  bool
 	busy  bool   // the committer has records that it has not sent
 	sent  uint64 // position of the last batch that was sent
+	work  work
+
+	commits durations
 
 	wake    chan struct{}
 	rolled  chan struct{} // a slot: a segment was closed, and cleaning may be due
@@ -273,6 +276,7 @@ func (l *log) addSegmentLocked(s *segment) {
 }
 
 func (l *log) dropSegmentLocked(number uint64) {
+	l.work.dropped++
 	s := l.segs[number]
 	delete(l.segs, number)
 	l.order = slices.DeleteFunc(l.order, func(x *segment) bool { return x == s })

@@ -393,7 +393,7 @@ func (f *follower) judgeGap(ctx context.Context, err error) error {
 
 // takeOver tries to become the owner. It returns nil if another did.
 func (f *follower) takeOver(ctx context.Context, why string) (*Broker, error) {
-	b, r := f.b, f.r
+	b, r, began := f.b, f.r, time.Now()
 	segments, err := f.j.Segments(ctx)
 	if err != nil {
 		f.since = time.Time{}
@@ -440,6 +440,7 @@ func (f *follower) takeOver(ctx context.Context, why string) (*Broker, error) {
 		return nil, nil
 	}
 	f.s.logger.Info("took over", "why", why, "epoch", epoch, "position", position, "queues", len(r.queues), "messages", r.ready)
+	b.recovery = time.Since(began)
 	if err := b.serve(ctx); err != nil {
 		f.fault = fmt.Errorf("begin to serve: %w", err)
 		return nil, f.fault

@@ -63,6 +63,7 @@ type Journal struct {
 	closed   bool
 	segments []*segment // oldest first; the slice is replaced, never changed
 	status   journal.Status
+	measures journal.Measures
 	dropping sync.WaitGroup
 
 	closing  sync.Once
@@ -82,7 +83,10 @@ type segment struct {
 	dropped bool // it is not to be read any more
 }
 
-var _ journal.Journal = (*Journal)(nil)
+var (
+	_ journal.Journal = (*Journal)(nil)
+	_ journal.Meter   = (*Journal)(nil)
+)
 
 func (j *Journal) path(name string) string { return filepath.Join(j.dir, name) }
 
@@ -105,6 +109,13 @@ func (j *Journal) Status() journal.Status {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.status
+}
+
+// Measures implements journal.Meter.
+func (j *Journal) Measures() journal.Measures {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.measures
 }
 
 // Head implements journal.Journal.

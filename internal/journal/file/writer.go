@@ -241,16 +241,28 @@ func (w *writer) write(group []*request, segment uint64) error {
 		at += h.size()
 		w.durable = h.position
 	}
+	written := at - w.end
 	w.end = at
 	w.marked = false
 	if !w.j.noSync {
+		began := time.Now()
 		if err := w.file.SyncData(); err != nil {
 			return err
 		}
+		w.measure(written, time.Since(began))
 	}
 	w.publish()
 	w.j.tail.Move(w.durable)
 	return nil
+}
+
+// measure counts a sync of so many bytes.
+func (w *writer) measure(written int64, took time.Duration) {
+	j := w.j
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.measures.Syncs.Count(took)
+	j.measures.Written += written
 }
 
 // publish lets readers see what has become durable.

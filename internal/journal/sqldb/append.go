@@ -73,9 +73,14 @@ func (j *Journal) write() {
 
 // appendOne appends one batch, and notes what that means for those behind it.
 func (j *Journal) appendOne(b journal.Batch, owner bool) error {
+	began := time.Now()
 	err := j.settle(&attempt{journalID: j.id, writer: j.writer, first: !owner, batch: b})
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if err == nil {
+		j.measures.Syncs.Count(time.Since(began))
+		j.measures.Written += int64(len(b.Head) + b.BodySize())
+	}
 	j.waiting = nil
 	var conflict *journal.ConflictError
 	var refused *refusedError

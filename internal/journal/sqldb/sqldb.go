@@ -115,6 +115,7 @@ type Journal struct {
 	closed   bool
 	failure  error
 	waiting  error
+	measures journal.Measures
 	queue    []*op
 	writing  bool // a goroutine runs write
 	owner    bool // an append has succeeded
@@ -295,6 +296,14 @@ func (j *Journal) Status() journal.Status {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return journal.Status{Waiting: j.waiting}
+}
+
+// Measures implements journal.Meter: a sync is a commit, with the way to the
+// database and back.
+func (j *Journal) Measures() journal.Measures {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.measures
 }
 
 // Close implements journal.Journal. Closing twice is no error. If the database
