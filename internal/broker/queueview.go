@@ -105,6 +105,9 @@ func (q *Queue) view(now time.Time) (view QueueView, ok bool) {
 	if c := q.exclusive; c != nil {
 		view.ExclusiveTag, view.ExclusiveOwner = c.tag, c.ch.name()
 	}
+	if q.single != nil && q.single.active != nil {
+		view.ActiveTag, view.ActiveChannel = q.single.active.tag, q.single.active.ch.name()
+	}
 	if used := time.UnixMilli(q.used); now.Sub(used) > idleAfter {
 		view.Idle = used
 	}
