@@ -82,6 +82,7 @@ type Broker struct {
 	replies  replies
 	settings *settings
 	alarms   alarms
+	timers   timers
 	blocked  atomic.Pointer[string] // why publishers are blocked, nil if they are not
 
 	cleaning       sync.Mutex   // held by who cleans the journal
@@ -169,6 +170,7 @@ func newBroker(cfg Config) *Broker {
 		vhosts:   map[string]*VHost{},
 		sessions: map[*Session]struct{}{},
 		settings: &settings{},
+		timers:   timers{wake: make(chan struct{}, 1)},
 	}
 	b.clock.Store(time.Now().UnixMilli())
 	if b.logger == nil {
@@ -205,6 +207,8 @@ func (b *Broker) serve(ctx context.Context) error {
 	b.loops.Go(b.cleanLoop)
 	b.loops.Go(b.alarmLoop)
 	b.enforceAll()
+	b.startClocks()
+	b.loops.Go(b.clockLoop)
 	if b.lease != nil {
 		b.loops.Go(b.leaseLoop)
 	}

@@ -15,20 +15,31 @@ const (
 	ready                     // may be delivered
 	unacked                   // delivered, not settled
 	leaving                   // to be moved to other queues; see leave.go
+	waiting                   // not to be delivered before its time; see times
 )
 
+// An entry takes 16 bytes, and is not to take more.
 type entry struct {
 	msg         *stored
 	state       entryState
 	redelivered bool
+	over        uint16 // bytes by which the block is larger than the body, math.MaxUint16 at most; 0: not known
+	count       uint32 // deliveries in vain
 }
+
+// body is how many bytes the body of a message has, as far as that is known:
+// otherwise it is a little more.
+func (e *entry) body() int64 { return int64(e.msg.size) - int64(e.over) }
 
 type chunk struct {
 	q       *Queue
 	first   uint64 // sequence number of entries[0]
 	entries []entry
 	packed  []byte // instead of entries, while it is packed
+	span    int    // how many entries there are in packed
 	live    int    // entries that are not gone
+	times   *times // nil: none has a time
+	changed bool   // attributes of an entry may not be those of its record
 
 	loading chan struct{} // not nil while bodies are being read back; closed after
 
@@ -105,6 +116,9 @@ func (c *chunks) slot(q *Queue, seq uint64) (*chunk, *entry) {
 	if seq < k.first {
 		grown := make([]entry, int(k.first-seq)+len(k.entries))
 		copy(grown[k.first-seq:], k.entries)
+		if k.times != nil {
+			k.times.shift(int(k.first - seq))
+		}
 		k.entries, k.first = grown, seq
 	}
 	for seq-k.first >= uint64(len(k.entries)) {

@@ -207,7 +207,7 @@ func (b *Broker) takeCheckpoint() error {
 		for _, q := range queues {
 			q.mu.Lock()
 			if !q.deleted {
-				put(recState, q.stateRecordLocked())
+				q.statesLocked(put)
 			}
 			q.mu.Unlock()
 			if written > stateStep {
@@ -345,13 +345,14 @@ func (v *mover) batch(bt journal.Batch) error {
 	for len(rd.b) > 0 && rd.err == nil {
 		at := reader{b: rd.b}
 		switch kind := at.byte(); kind {
-		case recRun:
+		case recRun, recRunWith:
 			queue, first, n := at.num(), at.num(), at.count()
 			for i := range uint64(n) {
 				v.find(queue, first+i, nil)
 			}
-		case recMany:
-			for _, t := range skip.targets(&at) {
+		case recMany, recManyWith:
+			targets, _ := skip.targets(&at, kind == recManyWith)
+			for _, t := range targets {
 				v.find(t.queue, t.seq, nil)
 			}
 		case recTxBegin, recTxEnd:
@@ -375,7 +376,7 @@ func (v *mover) find(queue, seq uint64, only *stored) {
 		return
 	}
 	q.mu.Lock()
-	e := q.chunks.entry(seq)
+	e := q.entryLocked(seq)
 	if q.deleted || e == nil || e.state == gone || !e.msg.persistent {
 		q.mu.Unlock()
 		return
@@ -449,12 +450,14 @@ func (v *mover) moveOne(it *moveItem, wasCold bool) {
 	slices.SortFunc(it.targets, func(x, y target) int { return cmp.Compare(x.queue, y.queue) })
 	var held []*Queue
 	var alive []target
+	var with []attrs
 	for _, t := range it.targets {
 		q := v.queues[t.queue]
 		q.mu.Lock()
-		if e := q.chunks.entry(t.seq); !q.deleted && e != nil && e.msg == old {
+		if e := q.entryLocked(t.seq); !q.deleted && e != nil && e.msg == old {
 			held = append(held, q)
 			alive = append(alive, t)
+			with = addAttrs(with, len(alive), q.copyAttrsLocked(t.seq))
 			continue
 		}
 		q.mu.Unlock()
@@ -469,8 +472,8 @@ func (v *mover) moveOne(it *moveItem, wasCold bool) {
 		l.mu.Lock()
 		m.pend = uint32(len(l.recs))
 		m.logged = int32(len(alive))
-		r := record{kind: recRun, m: m, q: alive[0].queue, seq: alive[0].seq, ext: ext}
-		if len(alive) > 1 {
+		r := record{kind: recRun, m: m, q: alive[0].queue, seq: alive[0].seq, ext: ext, with: with != nil}
+		if ext.attrs = with; len(alive) > 1 {
 			r.kind, ext.targets = recMany, alive
 		}
 		l.recs = append(l.recs, r)
@@ -497,7 +500,7 @@ func (v *mover) moved(old, m *stored, targets []target, wasCold bool) {
 	for _, t := range targets {
 		q := v.queues[t.queue]
 		q.mu.Lock()
-		e := q.chunks.entry(t.seq)
+		e := q.entryLocked(t.seq)
 		if !q.deleted && e != nil && e.msg == old {
 			e.msg = m
 			m.holders.Add(1)

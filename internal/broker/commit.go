@@ -174,7 +174,11 @@ func (l *log) encode(recs []record, w *waiter) {
 			i++
 		case recRun:
 			if int(r.m.size) > l.partMax {
-				if bb = l.encodeParts(bb, r, []target{{r.q, r.seq}}); bb == nil {
+				var at []attrs
+				if r.with {
+					at = []attrs{r.attrs()}
+				}
+				if bb = l.encodeParts(bb, r, []target{{r.q, r.seq}}, at); bb == nil {
 					return
 				}
 				i++
@@ -183,33 +187,40 @@ func (l *log) encode(recs []record, w *waiter) {
 			n, size := 1, bb.size+int(r.m.size)
 			for i+n < len(recs) && size < l.batchMax && n < runMax {
 				x := &recs[i+n]
-				if x.kind != recRun || x.q != r.q || x.seq != r.seq+uint64(n) || int(x.m.size) > l.partMax {
+				if x.kind != recRun || x.with != r.with || x.q != r.q || x.seq != r.seq+uint64(n) || int(x.m.size) > l.partMax {
 					break
 				}
 				size += int(x.m.size)
 				n++
 			}
-			bb.head = append(bb.head, recRun)
+			kind := recRun
+			if r.with {
+				kind = withAttrs[kind]
+			}
+			bb.head = append(bb.head, kind)
 			bb.head = binary.AppendUvarint(bb.head, r.q)
 			bb.head = binary.AppendUvarint(bb.head, r.seq)
 			bb.head = binary.AppendUvarint(bb.head, uint64(n))
+			var coder attrCoder
 			for k := range n {
 				x := &recs[i+k]
 				bb.head = binary.AppendUvarint(bb.head, uint64(x.m.size))
+				if x.with {
+					bb.head = coder.append(bb.head, x.attrs())
+				}
 				l.place(bb, x)
 			}
 			i += n
 		case recMany:
 			if int(r.m.size) > l.partMax {
-				if bb = l.encodeParts(bb, r, r.ext.targets); bb == nil {
+				if bb = l.encodeParts(bb, r, r.ext.targets, r.ext.attrs); bb == nil {
 					return
 				}
 				i++
 				continue
 			}
 			at := len(bb.head)
-			bb.head = append(bb.head, recMany)
-			bb.head = appendTargets(bb.head, r.ext.targets)
+			bb.head = appendTargets(bb.head, recMany, r.ext.targets, r.ext.attrs)
 			bb.head = binary.AppendUvarint(bb.head, uint64(r.m.size))
 			r.m.setHead(len(bb.head) - at)
 			l.place(bb, r)
@@ -271,14 +282,25 @@ func (l *log) skipSettled(bb *batchBuffers, recs []record) {
 	}
 }
 
-func appendTargets(dst []byte, targets []target) []byte {
-	dst = binary.AppendUvarint(dst, uint64(len(targets)))
-	for _, t := range targets {
+// appendTargets begins a recMany or recParts, or, if there are attributes, the record
+// of that which has them.
+func appendTargets(dst []byte, kind recordKind, targets []target, with []attrs) []byte {
+	if with != nil {
+		kind = withAttrs[kind]
+	}
+	dst = binary.AppendUvarint(append(dst, kind), uint64(len(targets)))
+	var coder attrCoder
+	for i, t := range targets {
 		dst = binary.AppendUvarint(dst, t.queue)
 		dst = binary.AppendUvarint(dst, t.seq)
+		if with != nil {
+			dst = coder.append(dst, with[i])
+		}
 	}
 	return dst
 }
+
+var withAttrs = [...]recordKind{recRun: recRunWith, recMany: recManyWith, recParts: recPartsWith}
 
 // place puts a message's block into the batch that will be at the next
 // position.
@@ -313,7 +335,7 @@ func (bb *batchBuffers) confirm(r *record) {
 // encodeParts writes a large block in parts, each in the batch that is open, so
 // that it neither needs a batch of its own size nor holds up what else waits.
 // nil: the broker failed.
-func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchBuffers {
+func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target, with []attrs) *batchBuffers {
 	r.m.seal()
 	block := r.m.block()
 	var refs []journal.Ref
@@ -334,8 +356,7 @@ func (l *log) encodeParts(bb *batchBuffers, r *record, targets []target) *batchB
 		bb.head = binary.AppendUvarint(bb.head, uint64(len(part)))
 		refs = append(refs, journal.Ref{Position: l.pos + 1, Offset: uint32(bb.body(part)), Length: uint32(len(part))})
 	}
-	bb.head = append(bb.head, recParts)
-	bb.head = appendTargets(bb.head, targets)
+	bb.head = appendTargets(bb.head, recParts, targets, with)
 	bb.head = binary.AppendUvarint(bb.head, uint64(len(refs)))
 	for _, ref := range refs {
 		bb.head = binary.AppendUvarint(bb.head, ref.Position)

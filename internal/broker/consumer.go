@@ -325,6 +325,7 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 			return false, errorf(ResourceLocked, "cannot obtain access to locked queue '%s' in vhost '%s'. basic.get operations are not supported by quorum queues with single active consumer", queue, s.v.name)
 		}
 		seq, e := q.peekLocked()
+		q.reportLocked() // what had expired
 		if e == nil {
 			q.count(GotEmpty, 1)
 			s.mu.Lock()

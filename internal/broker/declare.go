@@ -305,7 +305,7 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 		w = l.waiterLocked()
 		l.mu.Unlock() // dropSettledLocked wakes
 	}
-	q.chunks.each(func(k *chunk) {
+	q.eachChunk(func(k *chunk) {
 		if k.packed != nil {
 			k.unpack()
 		}
@@ -321,8 +321,12 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 			q.dropSettledLocked()
 		}
 	})
-	q.chunks = chunks{}
-	q.ready, q.unacked = 0, 0
+	q.lane, q.more = lane{}, nil
+	q.ready, q.unacked, q.waiting, q.readyBytes, q.bytes = 0, 0, 0, 0, 0
+	if q.clock != nil {
+		v.b.timers.remove(q.clock)
+		q.clock = nil
+	}
 	if q.exit != nil {
 		q.exit.dropLocked()
 	}

@@ -26,6 +26,10 @@ type RecordInfo struct {
 	Offset  uint64
 	Parts   []journal.Ref
 
+	// Of messages with attributes in their queues: those of each of Sizes, or of
+	// Targets; or of those of which First is the first, whose attributes changed.
+	Attributes []MessageAttributes
+
 	// Of exchanges, queues and bindings. Of a binding, Name is its source,
 	// Type is "queue" or "exchange", as its Destination is.
 	VHost       string
@@ -44,6 +48,7 @@ type RecordInfo struct {
 	Tail       uint64       // the next sequence number of a queue
 	Floor      uint64       // all below is settled
 	SettledRun []SettledRun // and these, above it
+	Lanes      []LaneInfo   // instead of these three, of a queue with priorities
 
 	// Of messages with an identity: those of the producer Name that were accepted.
 	Accepted []AcceptedRun
@@ -66,6 +71,21 @@ type MessageRef struct{ Queue, Seq uint64 }
 
 // SettledRun is a run of sequence numbers that are settled.
 type SettledRun struct{ First, Count uint64 }
+
+// MessageAttributes are what a queue knows of a message; zero: it does not.
+type MessageAttributes struct {
+	Expires   time.Time // when it does
+	Waits     time.Time // until when
+	Count     uint32    // deliveries in vain
+	HeadBytes uint16    // of its block, that are not its body
+}
+
+// LaneInfo is the state of one priority's messages.
+type LaneInfo struct {
+	Priority    uint8
+	Tail, Floor uint64
+	SettledRun  []SettledRun
+}
 
 // AcceptedRun is a run of a producer's numbers, both ends included.
 type AcceptedRun struct{ First, Last uint64 }
@@ -95,6 +115,11 @@ var recordNames = [...]string{
 	recOwner:         "owner",
 	recHandover:      "handover",
 	recSetting:       "setting",
+	recRunWith:       "publish-with-attributes",
+	recManyWith:      "publish-to-many-with-attributes",
+	recPartsWith:     "publish-in-parts-with-attributes",
+	recAttrs:         "attributes",
+	recLanes:         "queue-state-by-priority",
 }
 
 // DescribeHead calls visit with each record of a batch's head, in order. What
@@ -125,18 +150,28 @@ func (d *describer) record() (RecordInfo, error) {
 	}
 	r := RecordInfo{Kind: recordNames[kind], Offset: d.offset}
 	switch kind {
-	case recRun:
+	case recRun, recRunWith:
 		r.Queue, r.First = d.num(), d.num()
 		r.Sizes = make([]uint64, d.count())
 		r.Count = uint64(len(r.Sizes))
+		var coder attrCoder
 		for i := range r.Sizes {
 			r.Sizes[i] = d.block()
+			if kind == recRunWith {
+				r.Attributes = append(r.Attributes, d.attrs(&coder))
+			}
 		}
-	case recMany:
-		r.Targets = d.targets()
+	case recAttrs:
+		r.Queue, r.First, r.Count = d.num(), d.num(), uint64(d.count())
+		var coder attrCoder
+		for range r.Count {
+			r.Attributes = append(r.Attributes, d.attrs(&coder))
+		}
+	case recMany, recManyWith:
+		d.targets(&r, kind == recManyWith)
 		r.Sizes = []uint64{d.block()}
-	case recParts:
-		r.Targets = d.targets()
+	case recParts, recPartsWith:
+		d.targets(&r, kind == recPartsWith)
 		r.Parts = make([]journal.Ref, d.count())
 		for i := range r.Parts {
 			r.Parts[i] = journal.Ref{Position: d.num(), Offset: uint32(d.num()), Length: uint32(d.num())}
@@ -169,13 +204,13 @@ func (d *describer) record() (RecordInfo, error) {
 		r.LastQueue = d.num()
 	case recState:
 		d.queue(&r)
-		r.Tail, r.Floor = d.num(), d.num()
-		r.SettledRun = make([]SettledRun, d.count())
-		at := r.Floor
-		for i := range r.SettledRun {
-			at += d.num()
-			r.SettledRun[i] = SettledRun{at, d.num()}
-			at += r.SettledRun[i].Count
+		ln := d.lane()
+		r.Tail, r.Floor, r.SettledRun = ln.Tail, ln.Floor, ln.SettledRun
+	case recLanes:
+		d.queue(&r)
+		r.Lanes = make([]LaneInfo, d.count())
+		for i := range r.Lanes {
+			r.Lanes[i] = d.lane()
 		}
 	case recCheckpointEnd:
 		r.Position = d.num()
@@ -210,12 +245,36 @@ func (d *describer) block() uint64 {
 	return n
 }
 
-func (d *describer) targets() []MessageRef {
-	t := make([]MessageRef, d.count())
-	for i := range t {
-		t[i] = MessageRef{d.num(), d.num()}
+func (d *describer) targets(r *RecordInfo, with bool) {
+	r.Targets = make([]MessageRef, d.count())
+	var coder attrCoder
+	for i := range r.Targets {
+		r.Targets[i] = MessageRef{d.num(), d.num()}
+		if with {
+			r.Attributes = append(r.Attributes, d.attrs(&coder))
+		}
 	}
-	return t
+}
+
+func (d *describer) attrs(c *attrCoder) MessageAttributes {
+	a := c.read(&d.reader)
+	m := MessageAttributes{Count: a.count, HeadBytes: a.over}
+	if a.due != 0 {
+		m.Expires = time.UnixMilli(a.due).UTC()
+	}
+	if a.wake != 0 {
+		m.Waits = time.UnixMilli(a.wake).UTC()
+	}
+	return m
+}
+
+func (d *describer) lane() LaneInfo {
+	s := d.laneState()
+	ln := LaneInfo{Priority: uint8(s.tail >> laneShift), Tail: s.tail, Floor: s.floor, SettledRun: make([]SettledRun, len(s.runs))}
+	for i, r := range s.runs {
+		ln.SettledRun[i] = SettledRun{r.from, r.to - r.from}
+	}
+	return ln
 }
 
 func (d *describer) args() map[string]any { return describeHeaders(d.bytes()) }

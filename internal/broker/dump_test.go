@@ -16,11 +16,7 @@ import (
 const describedArgs = "\x01xS\x00\x00\x00\x01y"
 
 func nums(kind recordKind, n ...uint64) []byte {
-	b := []byte{kind}
-	for _, n := range n {
-		b = binary.AppendUvarint(b, n)
-	}
-	return b
+	return more([]byte{kind}, n...)
 }
 
 func texts(b []byte, s ...string) []byte {
@@ -29,6 +25,29 @@ func texts(b []byte, s ...string) []byte {
 	}
 	return b
 }
+
+func more(b []byte, n ...uint64) []byte {
+	for _, n := range n {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
+
+// with appends attributes, and numbers below 128.
+func with(b []byte, list ...any) []byte {
+	var c attrCoder
+	for _, x := range list {
+		switch x := x.(type) {
+		case attrs:
+			b = c.append(b, x)
+		case int:
+			b = append(b, byte(x))
+		}
+	}
+	return b
+}
+
+func second(n int64) time.Time { return time.Unix(n, 0).UTC() }
 
 // Every kind of record, with every field that it has.
 var described = []struct {
@@ -104,6 +123,45 @@ var described = []struct {
 	},
 	{append(texts(nums(recOwner), "node-a"), 0x88, 0x27), RecordInfo{Kind: "owner", Node: "node-a", Lease: 5 * time.Second}},
 	{nums(recHandover), RecordInfo{Kind: "handover"}},
+	{
+		append(texts(nums(recSetting), "policy", "v", "p"), 3, 1, '{', '}'),
+		RecordInfo{Kind: "setting", Type: "policy", VHost: "v", Name: "p"},
+	},
+	{
+		with(nums(recRunWith, 300, 7, 2, 40), attrs{due: 1000, wake: 2000, count: 3, over: 4}, 41, attrs{due: 1001, wake: 2002, count: 5, over: 6}),
+		RecordInfo{
+			Kind: "publish-with-attributes", Queue: 300, First: 7, Count: 2, Sizes: []uint64{40, 41},
+			Attributes: []MessageAttributes{{second(1), second(2), 3, 4}, {second(1).Add(time.Millisecond), second(2).Add(2 * time.Millisecond), 5, 6}},
+		},
+	},
+	{
+		with(nums(recManyWith, 2, 1, 8), attrs{due: 1000}, 2, 9, attrs{count: 1}, 30),
+		RecordInfo{
+			Kind: "publish-to-many-with-attributes", Targets: []MessageRef{{1, 8}, {2, 9}}, Sizes: []uint64{30},
+			Attributes: []MessageAttributes{{Expires: second(1)}, {Count: 1}},
+		},
+	},
+	{
+		with(nums(recPartsWith, 1, 1, 10), attrs{wake: 3000}, 1, 5, 6, 7),
+		RecordInfo{
+			Kind: "publish-in-parts-with-attributes", Targets: []MessageRef{{1, 10}}, Parts: []journal.Ref{{Position: 5, Offset: 6, Length: 7}},
+			Attributes: []MessageAttributes{{Waits: second(3)}},
+		},
+	},
+	{
+		with(nums(recAttrs, 1, 2, 2), attrs{count: 300}, attrs{}),
+		RecordInfo{Kind: "attributes", Queue: 1, First: 2, Count: 2, Attributes: []MessageAttributes{{Count: 300}, {}}},
+	},
+	{
+		more(append(texts(append(texts(nums(recLanes, 4), "v", "q"), flags(true, false, false)), ""), 2), 9<<laneShift+90, 9<<laneShift+10, 1, 5, 3, 20, 20, 0),
+		RecordInfo{
+			Kind: "queue-state-by-priority", Queue: 4, VHost: "v", Name: "q", Args: map[string]any{}, Durable: true,
+			Lanes: []LaneInfo{
+				{9, 9<<laneShift + 90, 9<<laneShift + 10, []SettledRun{{9<<laneShift + 15, 3}}},
+				{0, 20, 20, []SettledRun{}},
+			},
+		},
+	},
 }
 
 func TestDescribeHeadKnowsEveryRecord(t *testing.T) {

@@ -125,7 +125,8 @@ func (e *evictor) evict(k *chunk) bool {
 		return true
 	}
 	keep := 0 // bytes that are about to be delivered
-	if at, next := k.first>>chunkShift, q.next>>chunkShift; len(q.consumers) > 0 && at >= next && at <= next+loadAhead && e.kept < e.limit/2 {
+	next := q.laneOf(k.first).next
+	if at, next := k.first>>chunkShift, next>>chunkShift; len(q.consumers) > 0 && at >= next && at <= next+loadAhead && e.kept < e.limit/2 {
 		keep = loadBytes
 	}
 	if k.loading != nil {
@@ -138,7 +139,7 @@ func (e *evictor) evict(k *chunk) bool {
 		if m == nil || m.data.Load() == nil {
 			continue
 		}
-		if keep > 0 && k.first+uint64(i) >= q.next {
+		if keep > 0 && k.first+uint64(i) >= next {
 			keep -= int(m.size)
 			e.kept += int64(m.size)
 			left++
@@ -174,7 +175,8 @@ func (e *evictor) evict(k *chunk) bool {
 // loadLocked begins to read back the bodies from the chunk of seq on, and
 // returns what is closed when they are there. q.mu is held.
 func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
-	k := q.chunks.at(seq)
+	ln := q.laneOf(seq)
+	k := ln.chunks.at(seq)
 	if k.loading != nil {
 		return k.loading
 	}
@@ -185,9 +187,9 @@ func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
 	if q.v.b.evict.over() {
 		most = loadLess
 	}
-	last := max(seq, q.next)>>chunkShift + loadAhead
-	for n := seq >> chunkShift; n <= last && n-q.chunks.base < uint64(q.chunks.len()) && size < most; n++ {
-		k := q.chunks.at(n << chunkShift)
+	last := max(seq, ln.next)>>chunkShift + loadAhead
+	for n := seq >> chunkShift; n <= last && n-ln.chunks.base < uint64(ln.chunks.len()) && size < most; n++ {
+		k := ln.chunks.at(n << chunkShift)
 		if k == nil {
 			continue
 		}
@@ -212,13 +214,14 @@ func (q *Queue) loadLocked(seq uint64) <-chan struct{} {
 
 // readAheadLocked begins to read back what the consumers will come to next.
 func (q *Queue) readAheadLocked(seq uint64) {
+	ln := q.laneOf(seq)
 	n := seq>>chunkShift + 1
 	for i := range uint64(loadFrom) {
 		at := n + i
-		if at < q.chunks.base || at-q.chunks.base >= uint64(q.chunks.len()) {
+		if at < ln.chunks.base || at-ln.chunks.base >= uint64(ln.chunks.len()) {
 			return
 		}
-		k := q.chunks.as(at << chunkShift)
+		k := ln.chunks.as(at << chunkShift)
 		if k == nil || k.live == 0 {
 			continue
 		}

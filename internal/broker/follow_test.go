@@ -41,15 +41,21 @@ func stateOf(b *Broker) string {
 			lines = append(lines, fmt.Sprintf("window %v: %x", w.address, w.newestLocked(len(w.ring))))
 		}
 		for _, q := range v.queues {
-			lines = append(lines, fmt.Sprintf("queue %d %s: tail %d, ready %d, %d bindings", q.num, q.name, q.tail, q.ready, len(q.bindings)))
-			q.chunks.each(func(k *chunk) {
-				for i, e := range k.peek() {
+			lines = append(lines, fmt.Sprintf("queue %d %s: ready %d, waiting %d, %d bytes, %d bindings", q.num, q.name, q.ready, q.waiting, q.bytes, len(q.bindings)))
+			q.lanes(func(ln *lane) {
+				if ln.tail<<8 != 0 {
+					lines = append(lines, fmt.Sprintf("queue %d: tail %x", q.num, ln.tail))
+				}
+			})
+			q.eachChunk(func(k *chunk) {
+				k = k.peek()
+				for i, e := range k.entries {
 					if m := e.msg; m != nil {
 						parts := []journal.Ref(nil)
 						if m.parts != nil {
 							parts = m.parts.refs
 						}
-						lines = append(lines, fmt.Sprintf("message %d/%d: %d bytes at %v %v, segment %d, head %d, in %d, counted %v, again %v", q.num, k.first+uint64(i), m.size, m.ref, parts, m.segment, m.head, m.logged, m.accounted, e.redelivered))
+						lines = append(lines, fmt.Sprintf("message %d/%d: %d bytes at %v %v, segment %d, head %d, in %d, counted %v, again %v, %+v", q.num, k.first+uint64(i), m.size, m.ref, parts, m.segment, m.head, m.logged, m.accounted, e.redelivered, k.attrs(i)))
 					}
 				}
 			})

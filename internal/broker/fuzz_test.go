@@ -51,6 +51,9 @@ func FuzzReplay(f *testing.F) {
 		f.Add(h, h)
 	}
 	f.Add([]byte{recQueue, 1, 1, '/', 1, 'q', 1, 0}, []byte{recSettle, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f})
+	queue := []byte{recQueue, 1, 1, '/', 1, 'q', 1, 0}
+	f.Add(queue, with(nums(recRunWith, 1, 1<<laneShift+5, 2, 40), attrs{due: 1000, over: 4}, 41, attrs{wake: 2002, count: 5}))
+	f.Add(append(queue, nums(recRun, 1, 7, 2, 40, 41)...), append(with(nums(recAttrs, 1, 7, 2), attrs{wake: 300}, attrs{count: 2, due: 7}), nums(recSettle, 1, 7, 1)...))
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		r := newReplayer()
 		for i, h := range [][]byte{first, second} {
@@ -63,10 +66,24 @@ func FuzzReplay(f *testing.F) {
 		}
 		r.b.vhosts["/"].windows.sound(t)
 		for _, q := range r.queues {
-			ready := 0
-			q.chunks.each(func(k *chunk) { ready += k.live })
-			if ready != q.ready {
-				t.Errorf("queue %d counts %d ready messages, and has %d", q.num, q.ready, ready)
+			live := 0
+			size := int64(0)
+			q.eachChunk(func(k *chunk) {
+				live += k.live
+				k = k.peek()
+				for i := range k.entries {
+					e := &k.entries[i]
+					if e.state == gone {
+						continue
+					}
+					size += e.body()
+					if k.times != nil && k.timeOf(i) < k.times.next {
+						t.Errorf("queue %d: message %d has a time before %d", q.num, k.first+uint64(i), k.times.next)
+					}
+				}
+			})
+			if live != q.ready+q.waiting || size != q.bytes {
+				t.Errorf("queue %d counts %d ready messages, %d that wait, %d bytes, and has %d, %d bytes", q.num, q.ready, q.waiting, q.bytes, live, size)
 			}
 		}
 	})

@@ -79,18 +79,19 @@ func (s *Session) insertOne(q *Queue, run []pubItem) place {
 		q.mu.Unlock()
 		return where
 	}
-	first := q.tail
+	seqs := s.pub.seqs[:0]
 	for i := range run {
 		run[i].m.holders.Store(1)
-		q.appendLocked(run[i].m, run[i].marked)
+		seqs = append(seqs, q.appendLocked(run[i].m, run[i].arrival()))
 	}
+	s.pub.seqs = seqs
 	if q.logged {
 		l := s.b.log
 		l.mu.Lock()
 		for i := range run {
 			if m := run[i].m; m.persistent {
 				m.logged, m.journaled = 1, true
-				l.publishLocked(&run[i], q.num, first+uint64(i))
+				l.publishLocked(&run[i], q.num, seqs[i], q.publishAttrsLocked(&run[i], seqs[i]))
 			}
 		}
 		l.unlockAndWake()
@@ -178,7 +179,7 @@ func (s *Session) enter(queues []*Queue, run []pubItem) (where place, seqs []uin
 			if !q.logged {
 				held = other
 			}
-			seqs = append(seqs, q.appendLocked(held, run[i].marked))
+			seqs = append(seqs, q.appendLocked(held, run[i].arrival()))
 		}
 	}
 	if s.pub.seqs = seqs; cap(seqs) > 4*flushMessages {
@@ -196,16 +197,15 @@ func (s *Session) enter(queues []*Queue, run []pubItem) (where place, seqs []uin
 		}
 		m.logged, m.journaled = int32(logged), true
 		targets := make([]target, 0, logged)
+		var with []attrs
 		for k, q := range queues {
 			if q.logged {
-				targets = append(targets, target{q.num, seqs[i*len(queues)+k]})
+				seq := seqs[i*len(queues)+k]
+				targets = append(targets, target{q.num, seq})
+				with = addAttrs(with, len(targets), q.publishAttrsLocked(&run[i], seq))
 			}
 		}
-		if len(targets) == 1 {
-			l.publishLocked(&run[i], targets[0].queue, targets[0].seq)
-		} else {
-			l.publishManyLocked(&run[i], targets)
-		}
+		l.publishToLocked(&run[i], targets, with)
 	}
 	l.unlockAndWake()
 	return inLog, seqs

@@ -51,8 +51,8 @@ type leave struct {
 // the dead-letter exchange, if there is one. q.mu is held; the caller calls
 // reportLocked or dispatchLocked afterwards, as after removeLocked.
 func (q *Queue) expelLocked(seq uint64, why reason) {
-	e := q.chunks.entry(seq)
-	if e == nil || e.state != ready && e.state != unacked {
+	e := q.entryLocked(seq)
+	if e == nil || e.state == gone || e.state == leaving {
 		return
 	}
 	q.countLeft(why)
@@ -60,9 +60,13 @@ func (q *Queue) expelLocked(seq uint64, why reason) {
 		q.removeLocked(seq)
 		return
 	}
-	if e.state == ready {
+	switch e.state {
+	case ready:
 		q.ready--
-	} else {
+		q.readyBytes -= e.body()
+	case waiting:
+		q.waiting--
+	default:
 		q.unacked--
 	}
 	e.state = leaving
@@ -103,7 +107,7 @@ func (q *Queue) leavingLocked() int {
 func (x *exit) takeLocked(q *Queue, items []moving, most, bytes int) []moving {
 	for len(x.list) > 0 && most > 0 && bytes > 0 {
 		run := &x.list[0]
-		if e := q.chunks.entry(run.first); e != nil && e.state == leaving {
+		if e := q.entryLocked(run.first); e != nil && e.state == leaving {
 			items = append(items, moving{seq: run.first, why: run.why, from: e.msg})
 			bytes -= int(e.msg.size)
 			most--

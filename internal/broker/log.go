@@ -23,20 +23,28 @@ const (
 // with a duplicate id its window and the id in ext; it does so also when the
 // message needs no record any more, as recNone. A recNone without ext confirms the
 // n publishes behind tag too.
+//
+// One of a message that has attributes in its queue holds them in ext.attrs, or, if
+// it has no identity, and no more than these, in count, over and n, which is when it
+// is due.
 type record struct {
-	kind recordKind
-	n    uint64
-	m    *stored
-	ch   *Channel // to be confirmed
-	tag  uint64
-	q    uint64
-	seq  uint64
-	ext  *recordExt
+	kind  recordKind
+	with  bool // its messages have attributes
+	over  uint16
+	count uint32
+	n     uint64
+	m     *stored
+	ch    *Channel // to be confirmed
+	tag   uint64
+	q     uint64
+	seq   uint64
+	ext   *recordExt
 }
 
 type recordExt struct {
 	targets []target
-	blob    []byte // an encoded record
+	attrs   []attrs // of each target, or of the message of a recRun; nil: they are in the record, or there are none
+	blob    []byte  // an encoded record
 	from    *producer
 	window  *window
 	id      dupID
@@ -141,23 +149,65 @@ func (l *log) unlockAndWake() {
 	}
 }
 
-func (l *log) publishLocked(it *pubItem, queue, seq uint64) {
+// publishLocked appends the publish of a message to one queue; at are its attributes
+// there.
+func (l *log) publishLocked(it *pubItem, queue, seq uint64, at attrs) {
 	r := record{kind: recRun, m: it.m, q: queue, seq: seq, tag: it.tag}
 	if it.from != nil {
 		r.n, r.ext = it.id, it.from.ext
 	} else {
 		r.ext = it.ext
 	}
+	if at != (attrs{}) {
+		r.setAttrs(at)
+	}
 	l.appendPublishLocked(it, r)
 }
 
-func (l *log) publishManyLocked(it *pubItem, targets []target) {
-	r := record{kind: recMany, m: it.m, tag: it.tag, ext: it.ext}
+// publishToLocked is one of both.
+func (l *log) publishToLocked(it *pubItem, targets []target, with []attrs) {
+	switch {
+	case len(targets) > 1:
+		l.publishManyLocked(it, targets, with)
+	case with != nil:
+		l.publishLocked(it, targets[0].queue, targets[0].seq, with[0])
+	default:
+		l.publishLocked(it, targets[0].queue, targets[0].seq, attrs{})
+	}
+}
+
+// setAttrs gives a recRun attributes.
+func (r *record) setAttrs(at attrs) {
+	r.with = true
+	if at.wake == 0 && (r.ext == nil || r.ext.from == nil) {
+		r.n, r.count, r.over = uint64(at.due), at.count, at.over
+		return
+	}
+	ext := recordExt{}
+	if r.ext != nil {
+		ext = *r.ext // a producer has one for all its messages
+	}
+	ext.attrs = []attrs{at}
+	r.ext = &ext
+}
+
+// attrs are those of a recRun.
+func (r *record) attrs() attrs {
+	if r.ext != nil && r.ext.attrs != nil {
+		return r.ext.attrs[0]
+	}
+	return attrs{due: int64(r.n), count: r.count, over: r.over}
+}
+
+// publishManyLocked appends the publish of a message to several queues; at are its
+// attributes in each, nil if it has none.
+func (l *log) publishManyLocked(it *pubItem, targets []target, at []attrs) {
+	r := record{kind: recMany, m: it.m, tag: it.tag, ext: it.ext, with: at != nil}
 	if r.ext == nil {
 		r.ext = &recordExt{from: it.from}
 		r.n = it.id
 	}
-	r.ext.targets = targets
+	r.ext.targets, r.ext.attrs = targets, at
 	l.appendPublishLocked(it, r)
 }
 
@@ -291,6 +341,10 @@ func (l *log) cancelLocked(m *stored, queue uint64) {
 			if t[i].queue == queue {
 				t[i] = t[len(t)-1]
 				r.ext.targets = t[:len(t)-1]
+				if at := r.ext.attrs; at != nil {
+					at[i] = at[len(t)-1]
+					r.ext.attrs = at[:len(t)-1]
+				}
 				break
 			}
 		}

@@ -28,6 +28,7 @@ type stored struct {
 	persistent bool
 	shared     bool   // it was published to several queues; known during a replay only
 	journaled  bool   // it has been, or will be, written to the journal
+	priority   uint8  // that its publisher gave it
 	head       uint16 // bytes that its record takes, if it has one of its own
 	sealed     bool   // its block has its checksum; of whoever writes it out
 	accounted  bool   // its bytes are in its segment's live count; guarded by the log's mutex
@@ -76,7 +77,7 @@ func (m *stored) split(b *Broker, logged, others int) *stored {
 	}
 	m.holders.Store(int32(logged))
 	m.seal()
-	o := &stored{size: m.size, persistent: true, sealed: true}
+	o := &stored{size: m.size, persistent: true, sealed: true, priority: m.priority}
 	o.data.Store(m.data.Load())
 	o.holders.Store(int32(others))
 	b.evict.hot.Add(int64(o.size))

@@ -99,6 +99,7 @@ type moving struct {
 	body       int64  // bytes of its body
 	r          *path  // where it goes; nil: no queue takes it
 	persistent bool
+	priority   uint8
 }
 
 // A carrier moves messages. It keeps what it needs for that, and no message.
@@ -128,7 +129,9 @@ type carrier struct {
 type movedTo struct {
 	m    *stored
 	one  target   // in one queue
+	with attrs    // its attributes there
 	many []target // or in several
+	all  []attrs  // its attributes in these, nil if it has none
 }
 
 // move moves some messages of a queue.
@@ -267,6 +270,7 @@ func (w *carrier) address(q *Queue, it *moving, view *message.View, to string, k
 	}
 	if len(r.queues) > 0 {
 		it.letter, it.body, it.r = block, int64(len(dead.Body)), r
+		_, it.priority = lifeOf(dead.Properties)
 	}
 	return nil
 }
@@ -340,7 +344,7 @@ func (w *carrier) carryOut(q *Queue, n int) {
 	hot, taken := 0, 0
 	for i := range w.items[:n] {
 		it := &w.items[i]
-		if e := q.chunks.entry(it.seq); q.deleted || e == nil || e.state != leaving {
+		if e := q.entryLocked(it.seq); q.deleted || e == nil || e.state != leaving {
 			continue
 		}
 		if i > 0 && it.waitsLocked() {
@@ -400,7 +404,8 @@ func (w *carrier) insertLocked(it *moving) int {
 	}
 	m := w.message()
 	m.setBlock(it.letter)
-	m.persistent = it.persistent
+	m.persistent, m.priority = it.persistent, it.priority
+	as := pubItem{m: m, over: headBytes(len(it.letter) - int(it.body))}
 	other := m.split(w.b, logged, others)
 	to := movedTo{m: m}
 	if logged > 1 {
@@ -412,10 +417,12 @@ func (w *carrier) insertLocked(it *moving) int {
 		if t.logged {
 			enters = m
 		}
-		seq := t.appendLocked(enters, false)
+		seq := t.appendLocked(enters, as.arrival())
 		if t.logged {
-			if to.one = (target{t.num, seq}); logged > 1 {
+			to.one, to.with = target{t.num, seq}, t.publishAttrsLocked(&as, seq)
+			if logged > 1 {
 				to.many = append(to.many, to.one)
+				to.all = addAttrs(to.all, len(to.many), to.with)
 			}
 		}
 		if full && it.why != deliveryLimit {
@@ -465,13 +472,13 @@ func (w *carrier) recordLocked(q *Queue) {
 		p := &w.pubs[i]
 		it := pubItem{m: p.m}
 		if p.many != nil {
-			l.publishManyLocked(&it, p.many)
+			l.publishManyLocked(&it, p.many, p.all)
 		} else {
-			l.publishLocked(&it, p.one.queue, p.one.seq)
+			l.publishLocked(&it, p.one.queue, p.one.seq, p.with)
 		}
 	}
 	if q.logged {
-		l.settleLocked(q.num, q.settled, whole)
+		q.logLocked(whole)
 	}
 	if whole {
 		l.markLocked(recTxEnd)

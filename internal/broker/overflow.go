@@ -36,7 +36,7 @@ func (q *Queue) trimLocked() {
 		return
 	}
 	for range trimMost {
-		seq, e := q.peekLocked()
+		seq, e := q.lowestLocked()
 		if e == nil {
 			return
 		}

@@ -37,8 +37,14 @@ type pubItem struct {
 	id        uint64     // its number, by its producer
 	ext       *recordExt // its window and its id there; nil: it has no duplicate id
 	mandatory bool
-	marked    bool // it may repeat one that was accepted before
-	refused   bool // by one of its queues
+	marked    bool   // it may repeat one that was accepted before
+	refused   bool   // by one of its queues
+	over      uint16 // as that of arrival
+	ttl       uint32 // likewise
+}
+
+func (it *pubItem) arrival() arrival {
+	return arrival{resent: it.marked, priority: it.m.priority, over: it.over, ttl: it.ttl}
 }
 
 // publisher gathers a connection's publishes, so that a queue's and the log's
@@ -63,6 +69,10 @@ type publisher struct {
 	duplicate bool   // that is the value of duplicateHeader, not of idHeader
 	direct    bool   // checked, or the list that was routed last, has a reply-to to be replaced
 	id        []byte // the identity's text of what was routed last; empty: it has none
+	timed     extent // where in checked the field of the expiration is; n is 0: there is none
+	urgency   uint8  // the priority of checked
+	ttl       uint32 // the expiration of what was routed last, as in arrival
+	priority  uint8  // its priority
 	bare      []byte // the properties of what was routed last without its mark; nil: they had none
 	marked    bool   // what was routed last was marked as a resend
 
@@ -124,9 +134,10 @@ func (ch *Channel) Publish(p *Publish) error {
 	}
 	size := message.Overhead + len(p.Exchange) + len(p.Key) + len(props) + len(p.Body)
 	block := message.AppendBlockHead(s.pub.room(size), p.Persistent, p.Exchange, p.Key, props)
+	head := len(block)
 	block = append(block, p.Body...)
 	s.pub.tally.publish(ch, len(p.Body))
-	ch.enqueue(block, r, p, s.pub.marked)
+	ch.enqueue(block, head, r, p, s.pub.marked)
 	return nil
 }
 
@@ -208,16 +219,17 @@ func (in *Incoming) Finish() error {
 		return err
 	}
 	in.ch.s.pub.tally.publish(in.ch, in.size)
-	in.ch.enqueue(in.block, r, &in.p, in.marked)
+	in.ch.enqueue(in.block, in.head, r, &in.p, in.marked)
 	return nil
 }
 
-func (ch *Channel) enqueue(block []byte, r *path, p *Publish, marked bool) {
+// enqueue takes a block, whose body begins at head.
+func (ch *Channel) enqueue(block []byte, head int, r *path, p *Publish, marked bool) {
 	pub := &ch.s.pub
 	m := pub.message()
 	m.setBlock(block)
-	m.persistent = p.Persistent
-	it := pubItem{m: m, r: r, ch: ch, mandatory: p.Mandatory, marked: marked}
+	m.persistent, m.priority = p.Persistent, pub.priority
+	it := pubItem{m: m, r: r, ch: ch, mandatory: p.Mandatory, marked: marked, over: headBytes(head), ttl: pub.ttl}
 	switch {
 	case len(pub.id) == 0:
 	case pub.duplicate:

@@ -21,27 +21,31 @@ type Queue struct {
 	place    int                   // in v.listing.all; guarded by v.mu
 	seen     uint32                // guarded by v.listing.mu
 
-	mu        sync.Mutex // guards what follows
-	deleted   bool
-	chunks    chunks
-	next      uint64  // no lower sequence number was never delivered, but those in requeued
-	tail      uint64  // the next sequence number to be given
-	requeued  seqHeap // ready and below next
-	ready     int
-	unacked   int
-	consumers []*Consumer
-	ring      ring
-	exclusive *Consumer
-	single    *single // nil: all consumers are active, or there was none
-	hadOne    bool    // ever had a consumer: an auto-delete queue may go
-	taken     uint64
-	drained   chan struct{} // closed when held publishers may go on, nil if there are none
-	settled   []settledItem // scratch
-	trimming  bool          // by a goroutine of its own
-	rules     *rules        // never nil
-	counts    *Traffic      // nil: there was none
-	looked    *looked       // nil: nobody has looked
-	used      int64         // when something happened last, unix ms
+	mu         sync.Mutex // guards what follows
+	deleted    bool
+	lane               // of messages without a priority
+	more       []*lane // of the others, by descending priority
+	ready      int
+	unacked    int
+	waiting    int
+	readyBytes int64 // of bodies, as far as they are known; see entry.body
+	bytes      int64 // likewise, of all messages
+	consumers  []*Consumer
+	ring       ring
+	exclusive  *Consumer
+	single     *single // nil: all consumers are active, or there was none
+	hadOne     bool    // ever had a consumer: an auto-delete queue may go
+	taken      uint64
+	drained    chan struct{}              // closed when held publishers may go on, nil if there are none
+	settled    []settledItem              // scratch
+	changed    []uint64                   // messages whose attributes did; scratch
+	trimming   bool                       // by a goroutine of its own
+	rules      *rules                     // never nil
+	clock      *clock                     // nil: nothing in the queue has a time
+	onDue      func(q *Queue, seq uint64) // called with mu held when a message's wait is over; nil: it is ready then
+	counts     *Traffic                   // nil: there was none
+	looked     *looked                    // nil: nobody has looked
+	used       int64                      // when something happened last, unix ms
 	free,
 	full uint32 // how often there was nothing left to deliver, and how often something
 	exit *exit // of messages that leave for other queues; nil: none ever did
@@ -71,16 +75,29 @@ func (h *seqHeap) Pop() any {
 	return x
 }
 
-// appendLocked puts a message at the tail and returns its sequence number. One
-// that its publisher has marked as sent again may have been delivered before a
+// appendLocked puts a message at the tail of its lane and returns its sequence number.
+// One that its publisher has marked as sent again may have been delivered before a
 // crash forgot it: consumers are told so, as of what is delivered again.
-func (q *Queue) appendLocked(m *stored, resent bool) uint64 {
-	seq := q.tail
-	q.tail++
-	k, e := q.chunks.slot(q, seq)
-	*e = entry{msg: m, state: ready, redelivered: resent}
+func (q *Queue) appendLocked(m *stored, a arrival) uint64 {
+	ln := &q.lane
+	if a.priority > 0 && q.rules.priorities > 0 {
+		ln = q.makeLane(min(a.priority, q.rules.priorities))
+	}
+	seq := ln.tail
+	ln.tail++
+	k, e := ln.chunks.slot(q, seq)
+	*e = entry{msg: m, state: ready, redelivered: a.resent, over: a.over, count: a.count}
 	k.live++
-	q.ready++
+	q.bytes += e.body()
+	if a.ttl != 0 || a.wake != 0 || a.count != 0 || q.rules.ttl != none {
+		q.arriveLocked(k, seq, a)
+	}
+	if e.state == ready {
+		q.ready++
+		q.readyBytes += e.body()
+	} else {
+		q.waiting++
+	}
 	q.count(Published, 1)
 	if !k.listed {
 		q.v.b.evict.add(k)
@@ -88,31 +105,52 @@ func (q *Queue) appendLocked(m *stored, resent bool) uint64 {
 	return seq
 }
 
-// peekLocked finds the first ready message.
+// peekLocked finds the first ready message. What it finds to have expired leaves the
+// queue: whoever calls it calls reportLocked afterwards.
 func (q *Queue) peekLocked() (uint64, *entry) {
-	for len(q.requeued) > 0 {
-		seq := q.requeued[0]
-		if e := q.chunks.entry(seq); e != nil && e.state == ready {
+	for _, ln := range q.more {
+		if seq, e := q.peekLane(ln); e != nil {
 			return seq, e
 		}
-		heap.Pop(&q.requeued)
 	}
-	for q.next < q.tail {
-		k := q.chunks.at(q.next)
-		if k == nil || q.next-k.first >= uint64(len(k.entries)) && q.next >= k.first {
-			q.next = (q.next | (chunkSize - 1)) + 1
+	return q.peekLane(&q.lane)
+}
+
+// lowestLocked is peekLocked for the first of those that would be delivered last.
+func (q *Queue) lowestLocked() (uint64, *entry) {
+	seq, e := q.peekLane(&q.lane)
+	for i := len(q.more) - 1; e == nil && i >= 0; i-- {
+		seq, e = q.peekLane(q.more[i])
+	}
+	return seq, e
+}
+
+func (q *Queue) peekLane(ln *lane) (uint64, *entry) {
+	for len(ln.requeued) > 0 {
+		seq := ln.requeued[0]
+		if k := ln.chunks.at(seq); k != nil && seq >= k.first && seq-k.first < uint64(len(k.entries)) {
+			if e := &k.entries[seq-k.first]; e.state == ready && !q.overdueLocked(k, seq) {
+				return seq, e
+			}
+		}
+		heap.Pop(&ln.requeued)
+	}
+	for ln.next < ln.tail {
+		k := ln.chunks.at(ln.next)
+		if k == nil || ln.next-k.first >= uint64(len(k.entries)) && ln.next >= k.first {
+			ln.next = (ln.next | (chunkSize - 1)) + 1
 			continue
 		}
-		if q.next < k.first {
-			q.next = k.first
+		if ln.next < k.first {
+			ln.next = k.first
 		}
-		if e := &k.entries[q.next-k.first]; e.state == ready {
-			return q.next, e
+		if e := &k.entries[ln.next-k.first]; e.state == ready && !q.overdueLocked(k, ln.next) {
+			return ln.next, e
 		}
-		q.next++
+		ln.next++
 	}
-	if q.next > q.tail {
-		q.next = q.tail
+	if ln.next > ln.tail {
+		ln.next = ln.tail
 	}
 	return 0, nil
 }
@@ -121,25 +159,40 @@ func (q *Queue) peekLocked() (uint64, *entry) {
 func (q *Queue) takeLocked(seq uint64, e *entry) {
 	e.state = unacked
 	q.ready--
+	q.readyBytes -= e.body()
 	q.unacked++
 	q.taken++
-	if seq == q.next {
-		q.next++
+	if ln := q.laneOf(seq); seq == ln.next {
+		ln.next++
 	} else {
-		heap.Pop(&q.requeued)
+		heap.Pop(&ln.requeued)
 	}
 }
 
+// requeueLocked gives a message that was delivered back to its place.
 func (q *Queue) requeueLocked(seq uint64) {
-	e := q.chunks.entry(seq)
-	if e == nil || e.state != unacked {
+	k := q.chunkOf(seq)
+	if k == nil || seq < k.first || seq-k.first >= uint64(len(k.entries)) {
+		return
+	}
+	e := &k.entries[seq-k.first]
+	if e.state != unacked {
 		return
 	}
 	e.state, e.redelivered = ready, true
 	q.unacked--
 	q.ready++
-	if seq < q.next {
-		heap.Push(&q.requeued, seq)
+	q.readyBytes += e.body()
+	q.backLocked(seq)
+	if k.times != nil {
+		q.timeLocked(k, k.timeOf(int(seq-k.first)))
+	}
+}
+
+// backLocked sees to it that a message that has become ready is found.
+func (q *Queue) backLocked(seq uint64) {
+	if ln := q.laneOf(seq); seq < ln.next {
+		heap.Push(&ln.requeued, seq)
 	}
 }
 
@@ -151,7 +204,8 @@ type settledItem struct {
 
 // removeLocked takes a message out of the index.
 func (q *Queue) removeLocked(seq uint64) {
-	k := q.chunks.at(seq)
+	ln := q.laneOf(seq)
+	k := ln.chunks.at(seq)
 	if k == nil || seq < k.first || seq-k.first >= uint64(len(k.entries)) {
 		return
 	}
@@ -161,16 +215,21 @@ func (q *Queue) removeLocked(seq uint64) {
 		return
 	case ready:
 		q.ready--
+		q.readyBytes -= e.body()
 	case unacked:
 		q.unacked--
 	case leaving:
 		q.exit.held--
+	case waiting:
+		q.waiting--
 	}
+	q.bytes -= e.body()
 	q.settled = append(q.settled, settledItem{seq, e.msg})
 	*e = entry{}
 	k.live--
-	if k.live == 0 && q.chunks.free(k, q.tail) {
+	if k.live == 0 && ln.chunks.free(k, ln.tail) {
 		q.v.b.evict.remove(k)
+		q.untimeLocked(k)
 	}
 }
 
@@ -178,16 +237,24 @@ func (q *Queue) removeLocked(seq uint64) {
 // out. What had not been written yet need not be: its publishers get their
 // confirms now.
 func (q *Queue) reportLocked() {
-	if len(q.settled) == 0 {
+	if len(q.settled) == 0 && len(q.changed) == 0 {
 		return
 	}
 	if q.logged {
 		l := q.v.b.log
 		l.mu.Lock()
-		l.settleLocked(q.num, q.settled, false)
+		q.logLocked(false)
 		l.unlockAndWake()
 	}
 	q.forgetLocked()
+}
+
+// logLocked tells the log, which is locked, what changed and what was settled; whole
+// is within a transaction.
+func (q *Queue) logLocked(whole bool) {
+	l := q.v.b.log
+	q.logChangedLocked()
+	l.settleLocked(q.num, q.settled, whole)
 }
 
 // forgetLocked lets go of the messages that the log has been told of.
@@ -201,6 +268,9 @@ func (q *Queue) forgetLocked() {
 	clear(q.settled)
 	if q.settled = q.settled[:0]; cap(q.settled) > 4096 {
 		q.settled = nil
+	}
+	if q.changed = q.changed[:0]; cap(q.changed) > 4096 {
+		q.changed = nil
 	}
 	if q.drained != nil && q.ready <= pressureLow {
 		q.releaseLocked()
@@ -234,6 +304,9 @@ func (q *Queue) dispatchLocked() {
 		if verdict == notLoaded {
 			break
 		}
+	}
+	if q.clock != nil {
+		q.expireInstantLocked()
 	}
 	if q.overLocked() {
 		q.trimLocked()

@@ -64,7 +64,10 @@ var QueueTypes = [queueKinds]string{"classic", "quorum"}
 const queueKinds = 2
 
 func (q *Queue) depthLocked() Depth {
-	return Depth{Ready: q.ready, Unacked: q.unacked, Leaving: q.leavingLocked()}
+	return Depth{
+		Ready: q.ready, Unacked: q.unacked, Leaving: q.leavingLocked(), Waiting: q.waiting,
+		ReadyBytes: q.readyBytes, Bytes: q.bytes,
+	}
 }
 
 // What a queue takes, bytes, in an estimate.

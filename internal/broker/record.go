@@ -51,6 +51,17 @@ import (
 //	                                         is said again, in a checkpoint
 //	handover                                 the owner has ended, and writes nothing
 //	                                         more: another may begin at once
+//	runWith, manyWith, partsWith             as run, many and parts, of messages with
+//	                                         attributes (attr.go), which stand behind
+//	                                         the size of each in a run, and otherwise
+//	                                         behind the seq
+//	attrs      queue, first, n, n × attributes
+//	                                         those of n messages, consecutive, that a
+//	                                         queue has, have changed, or are so, in a
+//	                                         checkpoint
+//	lanes      number, vhost, name, flags, args, n, n × (tail, floor, m, m × (skip, length))
+//	                                         state of a queue with priorities; tail says
+//	                                         whose (lane.go)
 //	setting    kind, vhost, name, value      an operator set it; a value without bytes:
 //	                                         it was removed, otherwise they stand
 //	                                         behind a 1
@@ -81,13 +92,18 @@ const (
 	recOwner
 	recHandover
 	recSetting
+	recRunWith
+	recManyWith
+	recPartsWith
+	recAttrs
+	recLanes
 )
 
 // plain tells whether a record holds a message, or nothing that anybody's state
 // depends on: it means nothing any more when the message is settled.
 func plain(k recordKind) bool {
 	switch k {
-	case recNone, recRun, recMany, recParts, recPart, recEpoch, recHandover:
+	case recNone, recRun, recMany, recParts, recPart, recEpoch, recHandover, recRunWith, recManyWith, recPartsWith:
 		return true
 	}
 	return false

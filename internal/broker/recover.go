@@ -58,6 +58,7 @@ func (r *replayer) fault(format string, args ...any) {
 type stray struct {
 	seq uint64
 	m   *stored
+	at  attrs
 }
 
 // txPiece is a run of records of a transaction.
@@ -93,12 +94,14 @@ func (r *replayer) finish(segments []journal.SegmentInfo) {
 	r.forgetSegments(there)
 	for _, v := range r.b.vhosts {
 		for _, q := range v.queues {
-			q.next = q.tail
-			q.chunks.each(func(k *chunk) {
-				q.next = min(q.next, k.first)
-				k.pack(l, false)
+			q.lanes(func(ln *lane) {
+				ln.next = ln.tail
+				ln.chunks.each(func(k *chunk) {
+					ln.next = min(ln.next, k.first)
+					k.pack(l, false)
+				})
+				ln.chunks.sweep()
 			})
-			q.chunks.sweep()
 		}
 	}
 	if r.ready > 0 || len(r.queues) > 0 {
@@ -138,8 +141,8 @@ func (r *replayer) forgetSegments(there map[uint64]struct{}) {
 func (r *replayer) forgetMissing(q *Queue, missing map[uint64]struct{}) {
 	l := r.b.log
 	var lost []uint64
-	q.chunks.each(func(k *chunk) {
-		for i, e := range k.peek() {
+	q.eachChunk(func(k *chunk) {
+		for i, e := range k.peek().entries {
 			if e.msg == nil {
 				continue
 			}
@@ -266,19 +269,24 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 	full := pos >= r.checkpoint && apply
 	kind := rd.byte()
 	switch kind {
-	case recRun:
+	case recRun, recRunWith:
 		queue, first, n := rd.num(), rd.num(), rd.count()
+		var coder attrCoder
 		for i := range uint64(n) {
 			size := rd.num()
+			at := attrs{}
+			if kind == recRunWith {
+				at = coder.read(rd)
+			}
 			if apply {
-				r.place(queue, first+i, r.message(pos, seg, offset, size))
+				r.place(queue, first+i, r.message(pos, seg, offset, size), at)
 			} else {
 				*offset += uint32(size)
 			}
 		}
-	case recMany:
+	case recMany, recManyWith:
 		before := len(rd.b)
-		targets := r.targets(rd)
+		targets, with := r.targets(rd, kind == recManyWith)
 		size := rd.num()
 		if !apply {
 			*offset += uint32(size)
@@ -287,15 +295,15 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		m := r.message(pos, seg, offset, size)
 		m.setHead(before - len(rd.b) + 1)
 		m.shared = len(targets) > 1
-		for _, t := range targets {
-			r.place(t.queue, t.seq, m)
+		for i, t := range targets {
+			r.place(t.queue, t.seq, m, with[i])
 		}
 	case recPart:
 		rd.num()
 		rd.num()
 		*offset += uint32(rd.num())
-	case recParts:
-		targets := r.targets(rd)
+	case recParts, recPartsWith:
+		targets, with := r.targets(rd, kind == recPartsWith)
 		refs := make([]journal.Ref, rd.count())
 		size := uint64(0)
 		for i := range refs {
@@ -308,8 +316,17 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		at := uint32(0)
 		m := r.message(pos, seg, &at, size)
 		m.parts, m.ref = &parts{refs: refs, targets: targets}, refs[len(refs)-1]
-		for _, t := range targets {
-			r.place(t.queue, t.seq, m)
+		for i, t := range targets {
+			r.place(t.queue, t.seq, m, with[i])
+		}
+	case recAttrs:
+		queue, first, n := rd.num(), rd.num(), rd.count()
+		var coder attrCoder
+		for i := range uint64(n) {
+			at := coder.read(rd)
+			if q := r.queues[queue]; full && q != nil && rd.err == nil {
+				r.change(q, first+i, at)
+			}
 		}
 	case recSettle:
 		queue, first, n := rd.num(), rd.num(), rd.num()
@@ -363,8 +380,8 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		if full {
 			r.b.nextQueue.Store(max(r.b.nextQueue.Load(), next))
 		}
-	case recState:
-		r.state(rd, full)
+	case recState, recLanes:
+		r.state(rd, full, kind == recLanes)
 	case recCheckpointEnd:
 		if began := rd.num(); full && began == r.checkpoint {
 			// Whose queue has not been described by now was deleted.
@@ -388,12 +405,18 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 	}
 }
 
-func (r *replayer) targets(rd *reader) []target {
+// targets reads those of a publish, and the attributes of each.
+func (r *replayer) targets(rd *reader, with bool) ([]target, []attrs) {
 	t := make([]target, rd.count())
+	a := make([]attrs, len(t))
+	var coder attrCoder
 	for i := range t {
 		t[i] = target{rd.num(), rd.num()}
+		if with {
+			a[i] = coder.read(rd)
+		}
 	}
-	return t
+	return t, a
 }
 
 func (r *replayer) queueSpec(rd *reader) (num uint64, vhost string, spec QueueSpec) {
@@ -405,39 +428,87 @@ func (r *replayer) queueSpec(rd *reader) (num uint64, vhost string, spec QueueSp
 }
 
 // place puts a message into its queue, or keeps it until the queue is known.
-func (r *replayer) place(queue, seq uint64, m *stored) {
+func (r *replayer) place(queue, seq uint64, m *stored, at attrs) {
 	q := r.queues[queue]
 	if q == nil {
 		if _, gone := r.gone[queue]; !gone && !r.described {
-			r.strays[queue] = append(r.strays[queue], stray{seq, m})
+			r.strays[queue] = append(r.strays[queue], stray{seq, m, at})
 		}
 		return
 	}
-	if q.chunks.distance(seq) > r.spread {
+	ln := q.makeLane(uint8(seq >> laneShift))
+	if ln.chunks.distance(seq) > r.spread {
 		r.fault("message %d of queue %d is too far from the others", seq, queue)
 		return
 	}
-	k, e := q.chunks.slot(q, seq)
+	k, e := ln.chunks.slot(q, seq)
 	if e.state == gone {
 		k.live++
-		q.ready++
 		r.ready++
 	} else {
 		// It was copied. The chunk may have been packed.
+		q.uncount(e)
 		r.release(e.msg)
-		if n := len(r.loose); n == 0 || r.loose[n-1] != k {
-			r.loose = append(r.loose, k)
-		}
+		r.loosen(k)
 	}
 	m.logged++
 	m.holders.Add(1)
 	if !m.accounted {
 		r.b.log.accountLocked(m)
 	}
-	*e = entry{msg: m, state: ready, redelivered: true}
-	q.tail = max(q.tail, seq+1)
+	*e = entry{msg: m, redelivered: true}
+	r.setAttrs(q, k, seq, at)
+	ln.tail = max(ln.tail, seq+1)
 	if (seq+1)&(chunkSize-1) == 0 {
 		k.pack(r.b.log, true) // a long backlog needs no memory for its index
+	}
+}
+
+// setAttrs gives an entry its attributes and its state, and counts it.
+func (r *replayer) setAttrs(q *Queue, k *chunk, seq uint64, at attrs) {
+	i := int(seq - k.first)
+	k.setAttrs(i, at)
+	e := &k.entries[i]
+	q.bytes += e.body()
+	if at.wake != 0 {
+		e.state = waiting
+		q.waiting++
+	} else {
+		e.state = ready
+		q.ready++
+		q.readyBytes += e.body()
+	}
+	if k.times != nil {
+		k.times.next = min(k.times.next, k.timeOf(i))
+	}
+}
+
+// uncount is for an entry that is ready or waiting, and is to be so no more.
+func (q *Queue) uncount(e *entry) {
+	q.bytes -= e.body()
+	if e.state == waiting {
+		q.waiting--
+		return
+	}
+	q.ready--
+	q.readyBytes -= e.body()
+}
+
+// change takes in the attributes of a message that is in its queue.
+func (r *replayer) change(q *Queue, seq uint64, at attrs) {
+	k := q.chunkOf(seq)
+	if k == nil || seq < k.first || seq-k.first >= uint64(len(k.entries)) || k.entries[seq-k.first].state == gone {
+		return
+	}
+	q.uncount(&k.entries[seq-k.first])
+	r.setAttrs(q, k, seq, at)
+	r.loosen(k)
+}
+
+// loosen notes that a chunk may have been unpacked.
+func (r *replayer) loosen(k *chunk) {
+	if n := len(r.loose); n == 0 || r.loose[n-1] != k {
+		r.loose = append(r.loose, k)
 	}
 }
 
@@ -450,16 +521,18 @@ func (r *replayer) release(m *stored) {
 
 func (r *replayer) settle(q *Queue, first, n uint64) {
 	end := first + n
-	if end < first {
+	if end < first || end > first && (end-1)>>laneShift != first>>laneShift {
 		r.fault("%d messages of queue %d, from %d on, are settled", n, q.num, first)
 		return
 	}
-	q.tail = max(q.tail, end)
+	ln := q.makeLane(uint8(first >> laneShift))
+	ln.tail = max(ln.tail, end)
+	c := &ln.chunks
 	// Only what is in the index is looked at, however much is meant.
-	first = max(first, q.chunks.base<<chunkShift)
-	end = min(end, (q.chunks.base+uint64(q.chunks.len()))<<chunkShift)
+	first = max(first, c.base<<chunkShift)
+	end = min(end, (c.base+uint64(c.len()))<<chunkShift)
 	for seq := first; seq < end; seq++ {
-		k := q.chunks.at(seq)
+		k := c.at(seq)
 		if k == nil {
 			seq |= chunkSize - 1
 			continue
@@ -471,27 +544,27 @@ func (r *replayer) settle(q *Queue, first, n uint64) {
 		if e.state == gone {
 			continue
 		}
+		q.uncount(e)
 		r.release(e.msg)
 		*e = entry{}
-		q.ready--
 		r.ready--
-		if k.live--; k.live == 0 && q.chunks.free(k, q.tail) {
+		if k.live--; k.live == 0 && c.free(k, ln.tail) {
 			q.v.b.evict.remove(k)
 		}
 	}
 }
 
 func (r *replayer) dropQueue(q *Queue) {
-	q.chunks.each(func(k *chunk) {
-		for _, e := range k.peek() {
+	q.eachChunk(func(k *chunk) {
+		for _, e := range k.peek().entries {
 			if e.msg != nil {
 				r.release(e.msg)
 			}
 		}
 		q.v.b.evict.remove(k)
 	})
-	r.ready -= q.ready
-	q.chunks = chunks{}
+	r.ready -= q.ready + q.waiting
+	q.lane, q.more = lane{}, nil
 	delete(r.queues, q.num)
 	if q.v.queues[q.name] == q {
 		delete(q.v.queues, q.name)

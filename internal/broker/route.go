@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"bytes"
+	"math"
 	"slices"
 
 	"github.com/ferrymq/ferry/internal/message"
@@ -23,9 +25,9 @@ func (p *publisher) route(m *Publish) (*path, error) {
 	p.bare, p.marked = nil, false
 	switch {
 	case len(m.Properties) == 0:
-		p.id = nil
+		p.id, p.ttl, p.priority = nil, 0, 0
 	case p.isPlain(m.Properties):
-		p.id = m.Properties[p.idAt : p.idAt+p.idLen]
+		p.id, p.priority = m.Properties[p.idAt:p.idAt+p.idLen], p.urgency
 	default:
 		var err error
 		if special, err = p.examine(m.Properties); err != nil {
@@ -74,14 +76,73 @@ func (r *path) of(m *Publish) *path {
 }
 
 // isPlain tells whether a property list was found to need nothing special. The
-// lists of one publisher differ in the identities of its messages alone. None
-// with an identity and a mark is ever found so: its mark is taken out first.
+// lists of one publisher differ in the identities of its messages alone, and in how
+// long they last, which is noted in ttl. None with an identity and a mark is ever
+// found so: its mark is taken out first.
 func (p *publisher) isPlain(props []byte) bool {
-	if p.idLen == 0 || len(props) != len(p.checked) {
-		return string(props) == string(p.checked)
+	if p.timed.n > 0 {
+		return p.isPlainTimed(props)
 	}
+	p.ttl = 0
+	if len(props) != len(p.checked) {
+		return false
+	}
+	return p.isPlainUpTo(props, len(props))
+}
+
+// isPlainUpTo compares two lists, of at least n bytes, but for the identity.
+func (p *publisher) isPlainUpTo(props []byte, n int) bool {
 	at, end := p.idAt, p.idAt+p.idLen
-	return string(props[end:]) == string(p.checked[end:]) && string(props[:at]) == string(p.checked[:at])
+	if p.idLen == 0 {
+		return string(props[:n]) == string(p.checked[:n])
+	}
+	return string(props[end:n]) == string(p.checked[end:n]) && string(props[:at]) == string(p.checked[:at])
+}
+
+// isPlainTimed is isPlain when checked has an expiration, which is behind what has an
+// identity.
+func (p *publisher) isPlainTimed(props []byte) bool {
+	at, end := p.timed.at, p.timed.at+p.timed.n
+	if len(props) <= at || !p.isPlainUpTo(props, at) {
+		return false
+	}
+	field, v, rest, ok := message.NextField(props[at:])
+	if !ok || field != message.Expiration || string(rest) != string(p.checked[end:]) {
+		return false
+	}
+	p.ttl, ok = expirationTTL(v)
+	return ok
+}
+
+// expirationTTL is what an expiration means to arrival.ttl, if it is written in
+// decimal digits, as it should be.
+func expirationTTL(v []byte) (ttl uint32, ok bool) {
+	n := uint64(0)
+	for _, c := range v {
+		if c < '0' || c > '9' || n > math.MaxUint32 {
+			return 0, false
+		}
+		n = 10*n + uint64(c-'0')
+	}
+	return uint32(min(n+1, math.MaxUint32)), len(v) > 0 && n <= math.MaxUint32
+}
+
+// lifeOf is what a list of properties, which was found to be good, says of how long
+// a message lasts, as in arrival, and of its priority.
+func lifeOf(props []byte) (ttl uint32, priority uint8) {
+	for {
+		field, v, rest, ok := message.NextField(props)
+		if !ok {
+			return ttl, priority
+		}
+		switch {
+		case field == message.Priority && len(v) == 1:
+			priority = v[0]
+		case field == message.Expiration:
+			ttl, _ = expirationTTL(bytes.TrimLeft(v, "+-")) // a -0 is one, too
+		}
+		props = rest
+	}
 }
 
 // examine checks a property list, finds in it what the broker is to know of,
@@ -93,6 +154,7 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 	}
 	var h found
 	headers, direct := 0, false // where the headers begin
+	timed := extent{}
 	for list := props; ; {
 		field, v, rest, ok := message.NextField(list)
 		if !ok {
@@ -103,6 +165,8 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 			h, headers = examineHeaders(v), len(props)-len(rest)-len(v)
 		case message.ReplyTo:
 			direct = string(v) == ReplyTo
+		case message.Expiration:
+			timed = extent{len(props) - len(list), len(list) - len(rest)}
 		}
 		list = rest
 	}
@@ -111,7 +175,7 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 		if !p.isPlain(p.bare) {
 			return p.examine(p.bare)
 		}
-		p.id = p.bare[p.idAt : p.idAt+p.idLen]
+		p.id, p.priority = p.bare[p.idAt:p.idAt+p.idLen], p.urgency
 		return false, nil
 	}
 	id := h.id
@@ -121,9 +185,11 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 	}
 	p.idAt, p.idLen, p.direct = headers+id.at, id.n, direct
 	p.id = props[p.idAt : p.idAt+p.idLen]
-	p.checked = p.checked[:0]
-	if !h.special && (h.id.n == 0 || h.duplicate.n == 0) {
-		p.checked = append(p.checked, props...)
+	p.ttl, p.priority = lifeOf(props)
+	p.checked, p.timed, p.urgency = p.checked[:0], extent{}, p.priority
+	inOrder := timed.n == 0 || p.idLen == 0 || p.idAt+p.idLen <= timed.at
+	if !h.special && inOrder && (h.id.n == 0 || h.duplicate.n == 0) {
+		p.checked, p.timed = append(p.checked, props...), timed
 	}
 	return h.special, nil
 }

@@ -5,17 +5,51 @@ import (
 	"slices"
 )
 
+// laneState is what a checkpoint says of a lane.
+type laneState struct {
+	tail, floor uint64
+	runs        []seqRun
+}
+
+// seqRun is a run of sequence numbers, without its end.
+type seqRun struct{ from, to uint64 }
+
+func (rd *reader) laneState() laneState {
+	s := laneState{tail: rd.num(), floor: rd.num()}
+	s.runs = make([]seqRun, rd.count())
+	at := s.floor
+	for i := range s.runs {
+		at += rd.num()
+		s.runs[i].from = at
+		at += rd.num()
+		s.runs[i].to = at
+	}
+	return s
+}
+
+// settled tells whether a message is.
+func (s *laneState) settled(seq uint64) bool {
+	if seq < s.floor {
+		return true
+	}
+	i, _ := slices.BinarySearchFunc(s.runs, seq, func(t seqRun, s uint64) int {
+		if t.to <= s {
+			return -1
+		}
+		return 1
+	})
+	return i < len(s.runs) && s.runs[i].from <= seq
+}
+
 // state takes in a queue as a checkpoint describes it.
-func (r *replayer) state(rd *reader, full bool) {
+func (r *replayer) state(rd *reader, full, withLanes bool) {
 	num, vhost, spec := r.queueSpec(rd)
-	tail, floor := rd.num(), rd.num()
-	runs := make([]target, rd.count()) // from, to of what is settled above floor
-	at := floor
-	for i := range runs {
-		at += rd.num()
-		runs[i].queue = at
-		at += rd.num()
-		runs[i].seq = at
+	list := make([]laneState, 1)
+	if withLanes {
+		list = make([]laneState, rd.count())
+	}
+	for i := range list {
+		list[i] = rd.laneState()
 	}
 	v := r.b.vhosts[vhost]
 	if !full || v == nil || rd.err != nil {
@@ -27,36 +61,64 @@ func (r *replayer) state(rd *reader, full bool) {
 		r.queues[num] = q
 	}
 	r.b.nextQueue.Store(max(r.b.nextQueue.Load(), num))
-	q.tail = max(q.tail, tail)
-	settled := func(seq uint64) bool {
-		if seq < floor {
-			return true
-		}
-		i, _ := slices.BinarySearchFunc(runs, seq, func(t target, s uint64) int {
-			if t.seq <= s {
-				return -1
-			}
-			return 1
-		})
-		return i < len(runs) && runs[i].queue <= seq
+	var by [1 << (64 - laneShift)]*laneState
+	for i := range list {
+		s := &list[i]
+		p := uint8(s.tail >> laneShift)
+		by[p] = s
+		ln := q.makeLane(p)
+		ln.tail = max(ln.tail, s.tail)
 	}
 	for _, s := range r.strays[num] {
-		if !settled(s.seq) {
-			r.place(num, s.seq, s.m)
+		if l := by[s.seq>>laneShift]; l == nil || !l.settled(s.seq) {
+			r.place(num, s.seq, s.m, s.at)
 		}
 	}
 	delete(r.strays, num)
-	for _, run := range append([]target{{0, floor}}, runs...) {
-		r.settle(q, run.queue, run.seq-run.queue)
+	for i := range list {
+		s := &list[i]
+		first := s.tail >> laneShift << laneShift
+		r.settle(q, first, s.floor-first)
+		for _, run := range s.runs {
+			r.settle(q, run.from, run.to-run.from)
+		}
+		ln := q.makeLane(uint8(s.tail >> laneShift))
+		ln.tail = max(ln.tail, s.tail)
 	}
-	q.tail = max(q.tail, tail)
 }
 
-// stateRecord describes a queue for a checkpoint. q.mu is held.
-func (q *Queue) stateRecordLocked() []byte {
+// statesLocked describes a queue for a checkpoint, in records. q.mu is held.
+func (q *Queue) statesLocked(put func(kind recordKind, blob []byte)) {
 	b := q.record()
-	b = binary.AppendUvarint(b, q.tail)
-	floor := q.tail
+	if q.more == nil {
+		put(recState, q.lane.appendState(b))
+	} else {
+		b = binary.AppendUvarint(b, uint64(len(q.more)+1))
+		q.lanes(func(ln *lane) { b = ln.appendState(b) })
+		put(recLanes, b)
+	}
+	// What the messages' own records say of their attributes may not be so any more.
+	q.eachChunk(func(k *chunk) {
+		if !k.changed {
+			return
+		}
+		k = k.peek()
+		for i := 0; i < len(k.entries); i++ {
+			n := 0
+			for i+n < len(k.entries) && (k.entries[i+n].count != 0 || k.entries[i+n].state == waiting) {
+				n++
+			}
+			if n > 0 {
+				put(recAttrs, k.attrsRecord(q, i, n))
+				i += n
+			}
+		}
+	})
+}
+
+func (ln *lane) appendState(b []byte) []byte {
+	b = binary.AppendUvarint(b, ln.tail)
+	floor := ln.tail
 	first := true
 	var runs []uint64
 	at := uint64(0) // end of what has been described
@@ -72,20 +134,20 @@ func (q *Queue) stateRecordLocked() []byte {
 		}
 		at = seq + 1
 	}
-	q.chunks.each(func(k *chunk) {
-		if k.packed != nil || k.live == len(k.entries) {
+	ln.chunks.each(func(k *chunk) {
+		if k.packed != nil && k.live == k.span || k.packed == nil && k.live == len(k.entries) {
 			live(k.first)
 			at = k.first + uint64(k.live)
 			return
 		}
-		for i := range k.entries {
-			if k.entries[i].state != gone {
+		for i, e := range k.peek().entries {
+			if e.state != gone {
 				live(k.first + uint64(i))
 			}
 		}
 	})
-	if !first && at < q.tail {
-		runs = append(runs, at, q.tail)
+	if !first && at < ln.tail {
+		runs = append(runs, at, ln.tail)
 		n++
 	}
 	b = binary.AppendUvarint(b, floor)

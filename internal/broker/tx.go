@@ -178,7 +178,7 @@ func (ch *Channel) TxCommit() error {
 	}
 	for _, q := range queues {
 		if q.logged {
-			l.settleLocked(q.num, q.settled, true)
+			q.logLocked(true)
 		}
 	}
 	l.markLocked(recTxEnd)
@@ -265,6 +265,7 @@ func (t *transaction) insertLocked(it *pubItem) place {
 	}
 	m := it.m
 	var targets []target
+	var with []attrs
 	logged, others := 0, 0
 	takers, dead := it.takersLocked()
 	for _, q := range takers {
@@ -287,9 +288,10 @@ func (t *transaction) insertLocked(it *pubItem) place {
 		if !q.logged {
 			held = other
 		}
-		seq := q.appendLocked(held, it.marked)
+		seq := q.appendLocked(held, it.arrival())
 		if q.logged && m.persistent {
 			targets = append(targets, target{q.num, seq})
+			with = addAttrs(with, len(targets), q.publishAttrsLocked(it, seq))
 		}
 		if i >= len(takers)-dead {
 			q.expelLocked(seq, maxlen)
@@ -300,11 +302,7 @@ func (t *transaction) insertLocked(it *pubItem) place {
 	}
 	l := t.ch.s.b.log
 	m.logged, m.journaled = int32(len(targets)), true
-	if len(targets) == 1 {
-		l.publishLocked(&entering, targets[0].queue, targets[0].seq)
-	} else {
-		l.publishManyLocked(&entering, targets)
-	}
+	l.publishToLocked(&entering, targets, with)
 	return inLog
 }
 

@@ -23,7 +23,7 @@ type Depth struct {
 	Leaving int // on their way to a dead-letter exchange
 	Waiting int // to be ready, or routed, at a later time
 
-	Bytes      int64 // of all, with their properties
+	Bytes      int64 // of the bodies of all, as far as they are known, otherwise a little more
 	ReadyBytes int64 // of those that are ready
 }
 

@@ -67,16 +67,18 @@ func (o *people) record(_ *file.Part, r *broker.RecordInfo) error {
 // words says what a record says.
 func (o *people) words(r *broker.RecordInfo) string {
 	switch r.Kind {
-	case "publish":
-		return fmt.Sprintf("publish to %s: %s, %s, %d bytes", o.queue(r.Queue), count(r.Count, "message"), run(r.First, r.Count), sum(r.Sizes))
-	case "publish-to-many":
-		return fmt.Sprintf("publish to %s: 1 message, %d bytes", o.targets(r.Targets), sum(r.Sizes))
-	case "publish-in-parts":
+	case "publish", "publish-with-attributes":
+		return fmt.Sprintf("publish to %s: %s, %s, %d bytes", o.queue(r.Queue), count(r.Count, "message"), run(r.First, r.Count), sum(r.Sizes)) + attributes(r)
+	case "publish-to-many", "publish-to-many-with-attributes":
+		return fmt.Sprintf("publish to %s: 1 message, %d bytes", o.targets(r.Targets), sum(r.Sizes)) + attributes(r)
+	case "attributes":
+		return fmt.Sprintf("attributes in %s: %s", o.queue(r.Queue), run(r.First, r.Count)) + attributes(r)
+	case "publish-in-parts", "publish-in-parts-with-attributes":
 		var parts []string
 		for _, p := range r.Parts {
 			parts = append(parts, fmt.Sprintf("%d bytes at %d of batch %d", p.Length, p.Offset, p.Position))
 		}
-		return fmt.Sprintf("publish to %s: 1 message, of %s", o.targets(r.Targets), strings.Join(parts, ", "))
+		return fmt.Sprintf("publish to %s: 1 message, of %s", o.targets(r.Targets), strings.Join(parts, ", ")) + attributes(r)
 	case "part":
 		return fmt.Sprintf("part of a message for %s: %d bytes", o.targets(r.Targets), sum(r.Sizes))
 	case "settle":
@@ -108,9 +110,12 @@ func (o *people) words(r *broker.RecordInfo) string {
 		return fmt.Sprintf("a checkpoint begins; the highest queue number is %d", r.LastQueue)
 	case "queue-state":
 		o.queues[r.Queue] = r.Name
-		s := fmt.Sprintf("queue %d %q in %q%s; next message %d, settled: all below %d", r.Queue, r.Name, r.VHost, properties(r), r.Tail, r.Floor)
-		for _, run := range r.SettledRun {
-			s += fmt.Sprintf(", %d to %d", run.First, run.First+run.Count-1)
+		return fmt.Sprintf("queue %d %q in %q%s; ", r.Queue, r.Name, r.VHost, properties(r)) + lane(r.Tail, r.Floor, r.SettledRun)
+	case "queue-state-by-priority":
+		o.queues[r.Queue] = r.Name
+		s := fmt.Sprintf("queue %d %q in %q%s", r.Queue, r.Name, r.VHost, properties(r))
+		for _, ln := range r.Lanes {
+			s += fmt.Sprintf("; priority %d: ", ln.Priority) + lane(ln.Tail, ln.Floor, ln.SettledRun)
 		}
 		return s
 	case "checkpoint-end":
@@ -129,6 +134,51 @@ func (o *people) words(r *broker.RecordInfo) string {
 		return fmt.Sprintf("%s at exchange %q, key %q in %q%s", count(uint64(len(r.IDs)), "duplicate id"), r.Name, r.Key, r.VHost, which)
 	}
 	return r.Kind
+}
+
+const attributeTime = "2006-01-02T15:04:05.000Z"
+
+// lane says how far a line of messages is settled.
+func lane(tail, floor uint64, settled []broker.SettledRun) string {
+	s := fmt.Sprintf("next message %d, settled: all below %d", tail, floor)
+	for _, run := range settled {
+		s += fmt.Sprintf(", %d to %d", run.First, run.First+run.Count-1)
+	}
+	return s
+}
+
+// attributes says what a record knows of its messages: that of each, but for those
+// that are like the one before.
+func attributes(r *broker.RecordInfo) string {
+	s := ""
+	for i, a := range r.Attributes {
+		if i > 0 && a == r.Attributes[i-1] {
+			continue
+		}
+		var is []string
+		if !a.Expires.IsZero() {
+			is = append(is, "expires "+a.Expires.Format(attributeTime))
+		}
+		if !a.Waits.IsZero() {
+			is = append(is, "waits until "+a.Waits.Format(attributeTime))
+		}
+		if a.Count != 0 {
+			is = append(is, count(uint64(a.Count), "delivery")+" in vain")
+		}
+		if a.HeadBytes != 0 {
+			is = append(is, fmt.Sprintf("head of %d bytes", a.HeadBytes))
+		}
+		if is == nil {
+			is = append(is, "no attributes")
+		}
+		if len(r.Attributes) > 1 {
+			s += fmt.Sprintf("; %d: ", i+1)
+		} else {
+			s += ", "
+		}
+		s += strings.Join(is, ", ")
+	}
+	return s
 }
 
 func (o *people) message(_ *file.Part, m *shownMessage) error {
@@ -162,8 +212,11 @@ func (o *people) targets(refs []broker.MessageRef) string {
 }
 
 func count(n uint64, what string) string {
-	if n == 1 {
+	switch {
+	case n == 1:
 		return "1 " + what
+	case what == "delivery":
+		return fmt.Sprintf("%d deliveries", n)
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }
