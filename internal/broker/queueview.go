@@ -79,7 +79,8 @@ const (
 )
 
 func (q *Queue) memoryLocked() int64 {
-	chunks := int64(q.chunks.len())
+	chunks := int64(0)
+	q.lanes(func(ln *lane) { chunks += int64(ln.chunks.len()) })
 	// A long queue is packed but for its ends.
 	unpacked := min(int64(q.ready), 64*chunkSize) + int64(q.unacked)
 	return queueBytes + chunks*chunkBytes + unpacked*(messageBytes+storedBytes) + int64(cap(q.consumers))*8
