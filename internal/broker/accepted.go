@@ -143,10 +143,12 @@ func (l *log) note(bb *batchBuffers, r *record) {
 		return
 	}
 	if r.ext.window != nil {
-		l.noteID(r.ext)
-		return
+		l.noteIDs(r.ext)
 	}
 	p := r.ext.from
+	if p == nil {
+		return
+	}
 	switch b := &p.batch; {
 	case b.last == 0:
 		*b = span{r.n, r.n}

@@ -243,6 +243,20 @@ func (b *Broker) takeCheckpoint() error {
 				}
 			}
 		}
+		for _, w := range v.seenWindows() {
+			w.mu.Lock()
+			list := w.seenRecordsLocked()
+			for _, blob := range list {
+				put(recSeen, blob)
+			}
+			w.mu.Unlock()
+			if written > stateStep {
+				written = 0
+				if err := b.flushLog(); err != nil {
+					return err
+				}
+			}
+		}
 		v.mu.RLock()
 		for _, x := range v.exchanges {
 			for _, bind := range x.bindings {

@@ -120,6 +120,7 @@ var recordNames = [...]string{
 	recPartsWith:     "publish-in-parts-with-attributes",
 	recAttrs:         "attributes",
 	recLanes:         "queue-state-by-priority",
+	recSeen:          "seen",
 }
 
 // DescribeHead calls visit with each record of a batch's head, in order. What
@@ -228,6 +229,12 @@ func (d *describer) record() (RecordInfo, error) {
 		var ids []byte
 		r.Whole, ids = d.ids()
 		r.IDs = slices.Collect(slices.Chunk(ids, len(dupID{})))
+	case recSeen:
+		var list []seenID
+		r.VHost, r.Name, r.Whole, list = d.seenRecord()
+		for i := range list {
+			r.IDs = append(r.IDs, list[i].id[:])
+		}
 	case recOwner:
 		r.Node = d.text()
 		r.Lease = time.Duration(min(d.num(), maxLeaseMillis)) * time.Millisecond

@@ -116,6 +116,10 @@ var described = []struct {
 		RecordInfo{Kind: "accepted", VHost: "v", Name: "p0", Accepted: []AcceptedRun{{5, 7}, {9, 10}}},
 	},
 	{
+		append(texts(nums(recSeen), "v", "x"), "\x01\x020123456789abcdef\x00ghijklmnopqrstuv\x05"...),
+		RecordInfo{Kind: "seen", VHost: "v", Name: "x", Whole: true, IDs: [][]byte{[]byte("0123456789abcdef"), []byte("ghijklmnopqrstuv")}},
+	},
+	{
 		append(texts(nums(recIDs), "v", "x", "key"), "\x01\x020123456789abcdefghijklmnopqrstuv"...),
 		RecordInfo{
 			Kind: "ids", VHost: "v", Name: "x", Key: "key", Whole: true, IDs: [][]byte{[]byte("0123456789abcdef"), []byte("ghijklmnopqrstuv")},

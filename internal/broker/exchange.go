@@ -29,6 +29,7 @@ type exchange struct {
 	topic   route.Trie[*binding]
 	headers []*binding
 	choice  atomic.Pointer[choice] // of those that choose one of what is bound; nil: to be made anew
+	seen    *window                // of one that drops repeats
 }
 
 // exchangeType is how an exchange routes.
@@ -44,12 +45,14 @@ const (
 	modulusHash
 	random
 	localRandom
+	deduplication
 )
 
 var exchangeTypes = map[string]exchangeType{
 	"direct": direct, "fanout": fanout, "topic": topic, "headers": headers,
 	"x-consistent-hash": consistentHash, "x-modulus-hash": modulusHash,
 	"x-random": random, "x-local-random": localRandom,
+	"x-message-deduplication": deduplication,
 }
 
 // chooses tells whether an exchange of a type sends a message to one of what is
@@ -61,7 +64,11 @@ var builtIn = map[string]string{
 }
 
 func newExchange(v *VHost, spec ExchangeSpec) *exchange {
-	return &exchange{v: v, spec: spec, typ: exchangeTypes[spec.Type], bindings: map[bindingKey]*binding{}}
+	x := &exchange{v: v, spec: spec, typ: exchangeTypes[spec.Type], bindings: map[bindingKey]*binding{}}
+	if x.typ == deduplication {
+		x.seen = v.newSeen(x)
+	}
+	return x
 }
 
 // CheckExchange tells whether an exchange is there: nil, or NotFound.
@@ -147,8 +154,11 @@ func (spec *ExchangeSpec) checkArgs(vhost string) *Error {
 	if a, ok := findArg(spec.Args, "alternate-exchange"); ok && a.kind != 'S' {
 		return errorf(PreconditionFailed, "invalid type '%s' for arg 'alternate-exchange' in exchange '%s' in vhost '%s'", a.typeName(), spec.Name, vhost)
 	}
-	if exchangeTypes[spec.Type] == consistentHash {
+	switch exchangeTypes[spec.Type] {
+	case consistentHash:
 		return checkHashArgs(spec, vhost)
+	case deduplication:
+		return checkDedupArgs(spec)
 	}
 	return nil
 }
@@ -232,6 +242,9 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 // dropExchange removes an exchange, and what goes with it. v.mu is held.
 func (v *VHost) dropExchange(x *exchange) (w *waiter) {
 	delete(v.exchanges, x.spec.Name)
+	if x.seen != nil {
+		x.seen.ended.Store(true) // before the record of that
+	}
 	for _, b := range x.bindings {
 		x.detach(b)
 	}

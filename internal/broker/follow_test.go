@@ -38,7 +38,10 @@ func stateOf(b *Broker) string {
 			lines = append(lines, fmt.Sprintf("producer %s: %v %v", p.name, p.all.top, p.all.rest))
 		}
 		for _, w := range v.windows.list() {
-			lines = append(lines, fmt.Sprintf("window %v: %x", w.address, w.newestLocked(len(w.ring))))
+			lines = append(lines, fmt.Sprintf("window %v: %x", w.address, w.newestLocked(w.n)))
+		}
+		for _, w := range v.seenWindows() {
+			lines = append(lines, fmt.Sprintf("seen %s: %x", w.exchange, w.newestLocked(w.n)))
 		}
 		for _, q := range v.queues {
 			lines = append(lines, fmt.Sprintf("queue %d %s: ready %d, waiting %d, %d bytes, %d bindings", q.num, q.name, q.ready, q.waiting, q.bytes, len(q.bindings)))
@@ -168,7 +171,13 @@ func (l *life) live() {
 	case 10, 11:
 		l.bring("", q, fmt.Sprint("p", l.rnd.IntN(2), "-", l.count+1), l.text(), true)
 	case 12:
-		l.put("", q, fmt.Sprint("d", l.rnd.IntN(40)), l.text(), true)
+		if l.rnd.IntN(2) == 0 {
+			l.put("", q, fmt.Sprint("d", l.rnd.IntN(40)), l.text(), true)
+			return
+		}
+		l.must(l.DeclareExchange(ExchangeSpec{Name: "once", Type: "x-message-deduplication", Durable: true, Args: number("x-cache-size", 16)}))
+		_ = l.BindQueue(q, "once", "", nil)
+		l.seenWith("once", true, l.text(), longText(dedupHeader, fmt.Sprint(l.rnd.IntN(40))))
 	case 13, 14, 15, 16, 17, 18, 19:
 		for range l.rnd.IntN(10) {
 			if !l.there(q) {

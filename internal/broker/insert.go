@@ -27,12 +27,12 @@ func (it *pubItem) follows(last *pubItem) bool {
 	switch {
 	case it.r != last.r || it.from != last.from:
 		return false
-	case it.from != nil:
-		return it.id > last.id
+	case it.from != nil && it.id <= last.id:
+		return false
 	case it.ext == nil || last.ext == nil:
 		return it.ext == last.ext
 	default:
-		return it.ext.window == last.ext.window
+		return it.ext.window == last.ext.window && (it.ext.also == nil) == (last.ext.also == nil)
 	}
 }
 

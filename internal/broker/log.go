@@ -48,6 +48,9 @@ type recordExt struct {
 	from    *producer
 	window  *window
 	id      dupID
+	until   int64      // until when the window remembers it, ms since 1970; 0: for ever
+	age     int64      // how long the message says that it is to be remembered, ms, and one; 0: nothing
+	also    *recordExt // another window, and the id there
 	placed  func(pos uint64)
 	moved   func(old *stored) // of a message that cleaning copied
 }
@@ -152,11 +155,13 @@ func (l *log) unlockAndWake() {
 // publishLocked appends the publish of a message to one queue; at are its attributes
 // there.
 func (l *log) publishLocked(it *pubItem, queue, seq uint64, at attrs) {
-	r := record{kind: recRun, m: it.m, q: queue, seq: seq, tag: it.tag}
+	r := record{kind: recRun, m: it.m, q: queue, seq: seq, tag: it.tag, n: it.id, ext: it.ext}
 	if it.from != nil {
-		r.n, r.ext = it.id, it.from.ext
-	} else {
-		r.ext = it.ext
+		if r.ext == nil {
+			r.ext = it.from.ext
+		} else {
+			r.ext.from = it.from
+		}
 	}
 	if at != (attrs{}) {
 		r.setAttrs(at)
@@ -202,11 +207,11 @@ func (r *record) attrs() attrs {
 // publishManyLocked appends the publish of a message to several queues; at are its
 // attributes in each, nil if it has none.
 func (l *log) publishManyLocked(it *pubItem, targets []target, at []attrs) {
-	r := record{kind: recMany, m: it.m, tag: it.tag, ext: it.ext, with: at != nil}
+	r := record{kind: recMany, m: it.m, tag: it.tag, n: it.id, ext: it.ext, with: at != nil}
 	if r.ext == nil {
-		r.ext = &recordExt{from: it.from}
-		r.n = it.id
+		r.ext = &recordExt{}
 	}
+	r.ext.from = it.from
 	r.ext.targets, r.ext.attrs = targets, at
 	l.appendPublishLocked(it, r)
 }
@@ -377,7 +382,7 @@ func (r *record) identified() bool {
 // that it cannot enter again.
 func (r *record) withoutMessage() record {
 	left := record{n: r.n, ext: r.ext, ch: r.ch, tag: r.tag}
-	if r.ext.from != nil {
+	if r.ext.window == nil {
 		left.ext = r.ext.from.ext
 	}
 	return left

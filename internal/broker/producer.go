@@ -271,13 +271,22 @@ func (s *Session) insertOnce(p *producer, r *path, run []pubItem) {
 			return
 		}
 	}
-	where := s.insertRun(r, run)
+	if run[0].ext != nil {
+		s.insertWindowed(r, run)
+		return
+	}
+	s.took(run, s.insertRun(r, run))
+}
+
+// took notes that messages with identities were accepted, if they were. Their
+// producer is locked.
+func (s *Session) took(run []pubItem, where place) {
 	if where == nowhere {
 		return
 	}
 	for i := range run {
-		if run[i].from != nil && !run[i].refused {
-			p.acceptLocked(&run[i], where == inLog && run[i].m.persistent)
+		if it := &run[i]; it.from != nil && !it.refused {
+			it.from.acceptLocked(it, where == inLog && it.m.persistent)
 		}
 	}
 }

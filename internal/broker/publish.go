@@ -75,6 +75,10 @@ type publisher struct {
 	priority  uint8  // its priority
 	bare      []byte // the properties of what was routed last without its mark; nil: they had none
 	marked    bool   // what was routed last was marked as a resend
+	value     header // dedupHeader of what was routed last, while its properties are there
+	valueAt   extent // where in checked it is
+	valueKind byte   // of what kind
+	age       int64  // dedupAgeHeader of that, as ageOf reads it
 
 	mayVersion uint64 // of the topology and of permissions when mayPublish last asked
 	mayName    []byte // of which exchange
@@ -236,6 +240,9 @@ func (ch *Channel) enqueue(block []byte, head int, r *path, p *Publish, marked b
 		it.ext = pub.remember(pub.id, r, p)
 	default:
 		it.from, it.id = ch.identify(pub.id)
+	}
+	if len(r.filters) > 0 && pub.value.kind != 0 {
+		it.ext = pub.filtered(r, it.ext)
 	}
 	if ch.tx != nil {
 		ch.tx.pubs = append(ch.tx.pubs, it)

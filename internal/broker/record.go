@@ -46,6 +46,12 @@ import (
 //	                                         published there, as hashes, the oldest
 //	                                         first: 0, more, in the batch of the
 //	                                         messages; 1, all, in a checkpoint
+//	seen       vhost, exchange, whole, n, n × (16 bytes, until)
+//	                                         what an exchange that drops repeats has let
+//	                                         through, as hashes, the oldest first, and until
+//	                                         when it remembers each, ms since 1970, 0: for
+//	                                         ever; whole as in ids, but there may be more
+//	                                         behind it
 //	owner      node, lease                   a new owner begins, what its name is, and for
 //	                                         how many milliseconds it may be silent; or it
 //	                                         is said again, in a checkpoint
@@ -97,6 +103,7 @@ const (
 	recPartsWith
 	recAttrs
 	recLanes
+	recSeen
 )
 
 // plain tells whether a record holds a message, or nothing that anybody's state

@@ -393,6 +393,8 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		r.accepted(rd, full)
 	case recIDs:
 		r.ids(rd, full)
+	case recSeen:
+		r.seen(rd, full)
 	case recSetting:
 		if s := readSetting(rd); full && rd.err == nil {
 			r.b.settings.mu.Lock()

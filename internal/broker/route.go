@@ -15,6 +15,9 @@ type path struct {
 	reply   *Consumer
 	choice  *choice // instead: one of several paths, by more than the key
 	counts  *exchangeCounts
+
+	filters []*window // of exchanges that drop repeats, on the way to queues
+	ways    []*path   // by which of filters have seen a message; nil: all queues are behind each filter
 }
 
 // route finds where a message goes. Routes that depend on nothing but exchange
@@ -25,9 +28,10 @@ func (p *publisher) route(m *Publish) (*path, error) {
 	p.bare, p.marked = nil, false
 	switch {
 	case len(m.Properties) == 0:
-		p.id, p.ttl, p.priority = nil, 0, 0
+		p.id, p.ttl, p.priority, p.value = nil, 0, 0, header{}
 	case p.isPlain(m.Properties):
 		p.id, p.priority = m.Properties[p.idAt:p.idAt+p.idLen], p.urgency
+		p.value = header{p.valueKind, m.Properties[p.valueAt.at : p.valueAt.at+p.valueAt.n]}
 	default:
 		var err error
 		if special, err = p.examine(m.Properties); err != nil {
@@ -176,6 +180,7 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 			return p.examine(p.bare)
 		}
 		p.id, p.priority = p.bare[p.idAt:p.idAt+p.idLen], p.urgency
+		p.value = header{p.valueKind, p.bare[p.valueAt.at : p.valueAt.at+p.valueAt.n]}
 		return false, nil
 	}
 	id := h.id
@@ -185,6 +190,8 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 	}
 	p.idAt, p.idLen, p.direct = headers+id.at, id.n, direct
 	p.id = props[p.idAt : p.idAt+p.idLen]
+	p.valueAt, p.valueKind, p.age = extent{headers + h.value.at, h.value.n}, h.valueKind, h.age
+	p.value = header{p.valueKind, props[p.valueAt.at : p.valueAt.at+p.valueAt.n]}
 	p.ttl, p.priority = lifeOf(props)
 	p.checked, p.timed, p.urgency = p.checked[:0], extent{}, p.priority
 	inOrder := timed.n == 0 || p.idLen == 0 || p.idAt+p.idLen <= timed.at
@@ -200,6 +207,9 @@ type found struct {
 	attempt   bool   // the number of an attempt
 	id        extent // of an identity
 	duplicate extent // a duplicate id
+	value     extent // that of dedupHeader, and its kind; 0: there is none
+	valueKind byte
+	age       int64 // that of dedupAgeHeader, as ageOf reads it
 }
 
 // extent is where in headers a text is, n bytes; 0: there is none.
@@ -222,6 +232,12 @@ func examineHeaders(headers []byte) (f found) {
 			if (kind == 'S' || kind == 'x') && f.duplicate.n == 0 {
 				f.duplicate = extent{len(headers) - len(rest) - len(v) + 4, len(v) - 4}
 			}
+		case dedupHeader:
+			if f.valueKind == 0 {
+				f.value, f.valueKind = extent{len(headers) - len(rest) - len(v), len(v)}, kind
+			}
+		case dedupAgeHeader:
+			f.age = ageOf(kind, v)
 		case attemptHeader:
 			f.attempt = true
 		}
@@ -286,6 +302,9 @@ func (x *exchange) route(r *path, keys [][]byte, props []byte) (keep bool) {
 	s := routing{r: r, keys: keys, props: props, keep: true}
 	s.through(x)
 	r.sort()
+	if s.partly {
+		x.findWays(r, keys, props)
+	}
 	return s.keep
 }
 
@@ -295,6 +314,9 @@ type routing struct {
 	keys  [][]byte // the routing key, and those of CC and BCC
 	props []byte
 	keep  bool // it depends on the keys alone
+
+	blocked int  // which of the path's filters have seen the message, as bits
+	partly  bool // not all that is found is behind a filter
 
 	first *exchange
 	seen  map[*exchange]struct{} // beside first
@@ -345,6 +367,13 @@ func (s *routing) bound(x *exchange) (found bool) {
 			}
 		}
 	case fanout:
+		for _, b := range x.bindings {
+			visit(b)
+		}
+	case deduplication:
+		if s.filter(x) {
+			return true
+		}
 		for _, b := range x.bindings {
 			visit(b)
 		}

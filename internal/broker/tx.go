@@ -151,10 +151,11 @@ func (ch *Channel) TxCommit() error {
 			}
 		case where == nowhere:
 			back = append(back, it)
-		case it.from != nil:
-			it.from.acceptLocked(&it, where == inLog)
-		case it.ext != nil:
-			it.ext.window.addLocked(it.ext.id, it.idState(where))
+		default:
+			if it.from != nil {
+				it.from.acceptLocked(&it, where == inLog)
+			}
+			it.rememberLocked(where)
 		}
 		fresh = append(fresh, it)
 	}
@@ -245,16 +246,20 @@ func (t *transaction) awaitMoves() error {
 	return b.await(b.log.caughtUp())
 }
 
-// repeatsLocked tells whether a message repeats one that was accepted. Its producer,
-// or its window, is locked.
+// repeatsLocked tells whether a message repeats one that was accepted, or leaves it
+// the way that it has not gone yet. Its producer and its windows are locked.
 func (it *pubItem) repeatsLocked() bool {
-	switch {
-	case it.from != nil:
-		return it.from.repeatsLocked(it)
-	case it.ext != nil:
-		return it.ext.window.hasLocked(it.ext.id)
+	if it.from != nil && it.from.repeatsLocked(it) {
+		return true
 	}
-	return false
+	if it.ext == nil {
+		return false
+	}
+	r := it.seenLocked()
+	if r != nil {
+		it.r = r
+	}
+	return r == nil
 }
 
 // insertLocked puts one message into its queues, which are locked as the log is,

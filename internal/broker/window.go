@@ -5,11 +5,11 @@ import (
 	"container/list"
 	"crypto/sha256"
 	"encoding/binary"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // duplicateHeader is the header, a text or bytes, by which clients of ActiveMQ
@@ -63,68 +63,154 @@ const (
 	idInLog
 )
 
+// An idSlot is the state of an id, and behind it its number in the window, which
+// counts modulo slotNumbers; one that is entering has none.
+type idSlot uint32
+
+const slotNumbers = 1 << 30
+
+func (s idSlot) state() idState { return idState(s & 3) }
+
 type address struct{ exchange, key string }
 
-// A window is what is remembered of an address. Messages with ids enter queues
-// under its mutex, so that of two connections that bring the same message one
-// finds that the other brought it.
+// A window is what is remembered of an address, or of an exchange that drops what it
+// has seen (dedup.go). Messages with ids enter queues under its mutex, so that of two
+// connections that bring the same message one finds that the other brought it.
 type window struct {
 	of *windows
 	address
-	place *list.Element // in of.order
+	place  *list.Element // in of.order, if it is of an address
+	x      *exchange     // whose it is; nil: it is of an address
+	number uint64        // of the window of an exchange, in the order in which they are locked; 0
+	most   int           // ids
+	age    int64         // ms that ids are remembered, if their messages do not say; 0: for ever
+	ended  atomic.Bool   // the exchange was deleted
 
-	mu   sync.Mutex // guards what follows
-	gone bool       // forgotten: another may stand for the address
-	ids  map[dupID]idState
-	ring []dupID // those that are not entering, the oldest at next when it is full
-	next int
+	mu    sync.Mutex // guards what follows
+	gone  bool       // forgotten: another may stand for the address
+	ids   map[dupID]idSlot
+	ring  []dupID // those that are not entering: n from head on, the oldest first
+	until []int64 // until when each of the ring is remembered, ms since 1970, 0: for ever; nil: all are
+	head  int
+	n     int
+	first uint32 // the number of the oldest
 
-	batch []byte // of the committer: the ids that the open batch has of it
+	// Of the committer: the ids that the open batch has of it.
+	batch   []byte
+	batched int
 }
 
-// addLocked notes that the message of an id, which is new or entering, was taken.
-func (w *window) addLocked(id dupID, state idState) {
-	if len(w.ring) < w.of.most.each {
-		w.ring = append(w.ring, id)
-		w.of.count.Add(1)
-	} else {
-		delete(w.ids, w.ring[w.next])
-		w.ring[w.next] = id
-		w.next = (w.next + 1) % len(w.ring)
+// at is where in the ring the i'th oldest id is.
+func (w *window) at(i int) int { return (w.head + i) % len(w.ring) }
+
+// addLocked notes that the message of an id, which is new, entering or too old, was
+// taken, and is to be remembered until a time, 0: for ever.
+func (w *window) addLocked(id dupID, state idState, until int64) {
+	// What is not remembered any more makes room for two that come.
+	for range 2 {
+		if w.n == w.most || w.n > 0 && w.until != nil && tooOld(w.until[w.head], wallClock()) {
+			w.forgetOldestLocked()
+		}
+	}
+	if w.n == len(w.ring) {
+		w.growLocked()
+	}
+	if until != 0 && w.until == nil {
+		w.until = make([]int64, len(w.ring))
+	}
+	at := w.at(w.n)
+	w.ring[at] = id
+	if w.until != nil {
+		w.until[at] = until
 	}
 	if w.ids == nil {
-		w.ids = map[dupID]idState{}
+		w.ids = map[dupID]idSlot{}
 	}
-	w.ids[id] = state
+	w.ids[id] = idSlot((w.first+uint32(w.n))%slotNumbers)<<2 | idSlot(state)
+	w.n++
+	w.countLocked(1)
 }
 
-func (w *window) hasLocked(id dupID) bool {
-	_, known := w.ids[id]
-	return known
+func (w *window) forgetOldestLocked() {
+	id := w.ring[w.head]
+	// The id may have come again since it was too old, and have another number.
+	if s, ok := w.ids[id]; ok && s.state() != idEntering && uint32(s>>2) == w.first {
+		delete(w.ids, id)
+	}
+	w.head = (w.head + 1) % len(w.ring)
+	w.first = (w.first + 1) % slotNumbers
+	w.n--
+	w.countLocked(-1)
 }
+
+func (w *window) growLocked() {
+	size := min(max(4, 2*len(w.ring)), w.most)
+	ring := make([]dupID, size)
+	until := w.until
+	if until != nil {
+		until = make([]int64, size)
+	}
+	for i := range w.n {
+		ring[i] = w.ring[w.at(i)]
+		if until != nil {
+			until[i] = w.until[w.at(i)]
+		}
+	}
+	w.ring, w.until, w.head = ring, until, 0
+}
+
+// countLocked counts ids of all addresses. Those of an exchange, which was declared
+// with their number, are its own.
+func (w *window) countLocked(n int) {
+	if w.x == nil {
+		w.of.count.Add(int64(n))
+	}
+}
+
+// tooOld tells whether what is remembered until a time is not so any more.
+func tooOld(until, now int64) bool { return until != 0 && until <= now }
+
+func wallClock() int64 { return time.Now().UnixMilli() }
+
+func (w *window) hasLocked(id dupID) bool {
+	s, known := w.ids[id]
+	return known && (s.state() == idEntering || w.until == nil || !tooOld(w.until[w.slotAt(s)], wallClock()))
+}
+
+// slotAt is where in the ring the id of a slot is.
+func (w *window) slotAt(s idSlot) int { return w.at(int((uint32(s>>2) - w.first) % slotNumbers)) }
 
 // clearLocked forgets all ids.
 func (w *window) clearLocked() {
-	w.of.count.Add(int64(-len(w.ring)))
-	w.ids, w.ring, w.next = nil, nil, 0
+	w.countLocked(-w.n)
+	w.ids, w.ring, w.until, w.head, w.n, w.first = nil, nil, nil, 0, 0, 0
 }
 
-// halveLocked forgets the older half of the ids.
+// halveLocked forgets the older half of the ids, and gives their memory back.
 func (w *window) halveLocked() {
-	keep := w.newestLocked(len(w.ring) / 2)
-	ids := make(map[dupID]idState, len(keep))
-	for _, id := range keep {
-		ids[id] = w.ids[id]
+	for range w.n - w.n/2 {
+		w.forgetOldestLocked()
 	}
-	w.of.count.Add(int64(len(keep) - len(w.ring)))
-	w.ids, w.ring, w.next = ids, keep, 0
+	ids := make(map[dupID]idSlot, len(w.ids))
+	for id, s := range w.ids {
+		ids[id] = s
+	}
+	ring := w.newestLocked(w.n)
+	if w.until != nil {
+		until := make([]int64, w.n)
+		for i := range until {
+			until[i] = w.until[w.at(i)]
+		}
+		w.until = until
+	}
+	w.ids, w.ring, w.head = ids, ring, 0
 }
 
 // newestLocked lists the last n ids, the oldest of them first.
 func (w *window) newestLocked(n int) []dupID {
 	list := make([]dupID, 0, n)
-	for i := len(w.ring) - n; i < len(w.ring); i++ {
-		list = append(list, w.ring[(w.next+i)%len(w.ring)])
+	for i := w.n - n; i < w.n; i++ {
+		list = append(list, w.ring[w.at(i)])
 	}
 	return list
 }
@@ -136,6 +222,8 @@ type windows struct {
 	vhost string
 	most  windowLimits
 	count atomic.Int64 // ids of all
+
+	numbers atomic.Uint64 // of the windows of exchanges
 
 	mu    sync.Mutex // guards what follows; a window's own is only tried under it
 	by    map[address]*window
@@ -161,7 +249,7 @@ func (ws *windows) find(exchange, key []byte) *window {
 	if len(ws.by) >= ws.most.addresses {
 		ws.forgetLocked()
 	}
-	w = &window{of: ws, address: address{string(exchange), string(key)}}
+	w = &window{of: ws, address: address{string(exchange), string(key)}, most: ws.most.each}
 	w.place = ws.order.PushBack(w)
 	if ws.by == nil {
 		ws.by = map[address]*window{}
@@ -180,6 +268,9 @@ func (ws *windows) have(exchange, key []byte) bool {
 // lock locks a window that was found before, or the one that its address has now.
 func (ws *windows) lock(w *window) *window {
 	w.mu.Lock()
+	if w.x != nil {
+		return w
+	}
 	for w.gone {
 		w.mu.Unlock()
 		w = ws.find([]byte(w.exchange), []byte(w.key))
@@ -237,7 +328,7 @@ func (ws *windows) halveLocked() bool {
 		if !w.mu.TryLock() {
 			continue
 		}
-		large := len(w.ring) >= share
+		large := w.n >= share
 		if large {
 			w.halveLocked()
 		}
@@ -260,39 +351,45 @@ func (ws *windows) list() []*window {
 	return all
 }
 
-// lockMany locks the windows of a transaction's messages, in the order of their
-// addresses, and returns them. Each address is found once, for it may be forgotten
-// and found again meanwhile: that would be two windows, whose order is not defined.
-// A message whose window was forgotten just now has no id any more.
+// lockMany locks the windows of messages, in one order, and returns them. Each address
+// is found once, for it may be forgotten and found again meanwhile: that would be two
+// windows, whose order is not defined. A message whose window was forgotten just now
+// has no id there any more.
 func (ws *windows) lockMany(items []pubItem) []*window {
 	var by map[address]*window
+	var list []*window
 	for i := range items {
-		ext := items[i].ext
-		if ext == nil {
-			continue
-		}
-		now := by[ext.window.address]
-		if now == nil {
-			if by == nil {
-				by = map[address]*window{}
+		for ext := items[i].ext; ext != nil; ext = ext.also {
+			if ext.window.x != nil {
+				list = append(list, ext.window)
+				continue
 			}
-			now = ws.find([]byte(ext.window.exchange), []byte(ext.window.key))
-			by[now.address] = now
+			now := by[ext.window.address]
+			if now == nil {
+				if by == nil {
+					by = map[address]*window{}
+				}
+				now = ws.find([]byte(ext.window.exchange), []byte(ext.window.key))
+				by[now.address] = now
+				list = append(list, now)
+			}
+			ext.window = now
 		}
-		ext.window = now
 	}
-	if by == nil {
-		return nil
-	}
-	list := slices.SortedFunc(maps.Values(by), func(x, y *window) int {
-		return cmp.Or(strings.Compare(x.exchange, y.exchange), strings.Compare(x.key, y.key))
+	slices.SortFunc(list, func(x, y *window) int {
+		return cmp.Or(cmp.Compare(x.number, y.number), strings.Compare(x.exchange, y.exchange), strings.Compare(x.key, y.key))
 	})
+	list = slices.Compact(list)
 	for _, w := range list {
 		w.mu.Lock()
 	}
 	for i := range items {
-		if ext := items[i].ext; ext != nil && ext.window.gone {
-			items[i].ext = nil
+		for at := &items[i].ext; *at != nil; {
+			if (*at).window.gone {
+				*at = (*at).also
+			} else {
+				at = &(*at).also
+			}
 		}
 	}
 	return list
@@ -309,12 +406,17 @@ func (p *publisher) remember(id []byte, r *path, m *Publish) *recordExt {
 		w = p.s.v.windows.find(m.Exchange, m.Key)
 		p.window = w
 	}
+	ext := p.ext()
+	ext.window, ext.id = w, hashID(id)
+	return ext
+}
+
+func (p *publisher) ext() *recordExt {
 	if len(p.exts) == 0 {
 		p.exts = make([]recordExt, min(64, max(1, len(p.items))))
 	}
 	ext := &p.exts[0]
 	p.exts = p.exts[1:]
-	ext.window, ext.id = w, hashID(id)
 	return ext
 }
 
@@ -322,6 +424,10 @@ func (p *publisher) remember(id []byte, r *path, m *Publish) *recordExt {
 // repeat what was taken. The mutex is held for all of it: an id counts only when
 // a queue has its message, and nobody who brings it again may be told so sooner.
 func (s *Session) insertWindowed(r *path, run []pubItem) {
+	if run[0].ext.also != nil || r.ways != nil {
+		s.insertFiltered(run)
+		return
+	}
 	found := run[0].ext.window
 	w := s.v.windows.lock(found)
 	if w != found {
@@ -343,33 +449,35 @@ func (s *Session) insertWindowed(r *path, run []pubItem) {
 // one of them, which may yet find no queue, and returns the others.
 func (s *Session) insertNewLocked(w *window, r *path, run []pubItem) (rest []pubItem) {
 	if w.ids == nil {
-		w.ids = map[dupID]idState{}
+		w.ids = map[dupID]idSlot{}
 	}
 	repeats, fresh := s.pub.repeats[:0], run[:0]
 	for ; len(run) > 0; run = run[1:] {
-		state, known := w.ids[run[0].ext.id]
-		if known && state == idEntering {
+		ext := run[0].ext
+		if slot, known := w.ids[ext.id]; known && slot.state() == idEntering {
 			break
 		}
-		if known {
+		if w.hasLocked(ext.id) {
 			repeats = append(repeats, run[0])
 			continue
 		}
-		w.ids[run[0].ext.id] = idEntering
+		ext.until = w.untilOf(ext)
+		w.ids[ext.id] = idSlot(idEntering)
 		fresh = append(fresh, run[0])
 	}
-	s.dropped(repeats)
+	s.dropSeen(repeats)
 	if len(fresh) == 0 {
 		return run
 	}
 	where := s.insertRun(r, fresh)
 	for i := range fresh {
-		if id := fresh[i].ext.id; where == nowhere || fresh[i].refused {
-			delete(w.ids, id)
+		if ext := fresh[i].ext; where == nowhere || fresh[i].refused {
+			delete(w.ids, ext.id)
 		} else {
-			w.addLocked(id, fresh[i].idState(where))
+			w.addLocked(ext.id, fresh[i].idState(where), ext.until)
 		}
 	}
+	s.took(fresh, where)
 	return run
 }
 
@@ -412,9 +520,9 @@ func (r *reader) ids() (whole bool, ids []byte) {
 // recordLocked describes the window for a checkpoint; nil: there is nothing to
 // describe.
 func (w *window) recordLocked() []byte {
-	ids := make([]byte, 0, len(w.ring)*len(dupID{}))
-	for _, id := range w.newestLocked(len(w.ring)) {
-		if w.ids[id] == idInLog {
+	ids := make([]byte, 0, w.n*len(dupID{}))
+	for _, id := range w.newestLocked(w.n) {
+		if w.ids[id].state() == idInLog {
 			ids = append(ids, id[:]...)
 		}
 	}
@@ -424,22 +532,36 @@ func (w *window) recordLocked() []byte {
 	return appendIDs(nil, w.of.vhost, w.address, true, ids)
 }
 
-// noteID adds the id of a record's message to those of this batch.
-func (l *log) noteID(ext *recordExt) {
-	w := ext.window
-	if len(w.batch) == 0 {
-		l.windows = append(l.windows, w)
-		l.notedBytes += len(w.of.vhost) + len(w.exchange) + len(w.key) + idsOverhead
+// noteIDs adds the ids of a record's message to those of this batch.
+func (l *log) noteIDs(ext *recordExt) {
+	for ; ext != nil; ext = ext.also {
+		w := ext.window
+		if w.x != nil && (w.ended.Load() || !w.x.spec.Durable) {
+			continue
+		}
+		if w.batched == 0 {
+			l.windows = append(l.windows, w)
+			l.notedBytes += len(w.of.vhost) + len(w.exchange) + len(w.key) + idsOverhead
+		}
+		before := len(w.batch)
+		w.batch = append(w.batch, ext.id[:]...)
+		if w.x != nil {
+			w.batch = binary.AppendUvarint(w.batch, uint64(ext.until))
+		}
+		w.batched++
+		l.notedBytes += len(w.batch) - before
 	}
-	w.batch = append(w.batch, ext.id[:]...)
-	l.notedBytes += len(ext.id)
 }
 
 // writeIDs writes what was noted.
 func (l *log) writeIDs(bb *batchBuffers) {
 	for _, w := range l.windows {
-		bb.head = appendIDs(append(bb.head, recIDs), w.of.vhost, w.address, false, w.batch)
-		w.batch = nil
+		if w.x != nil {
+			bb.head = w.appendSeen(append(bb.head, recSeen), false, w.batched, w.batch)
+		} else {
+			bb.head = appendIDs(append(bb.head, recIDs), w.of.vhost, w.address, false, w.batch)
+		}
+		w.batch, w.batched = nil, 0
 	}
 	clear(l.windows)
 	l.windows = l.windows[:0]
@@ -461,7 +583,7 @@ func (r *replayer) ids(rd *reader, full bool) {
 	}
 	for chunk := range slices.Chunk(ids, len(dupID{})) {
 		if id := dupID(chunk); !w.hasLocked(id) {
-			w.addLocked(id, idInLog)
+			w.addLocked(id, idInLog, 0)
 		}
 	}
 	v.windows.trim()

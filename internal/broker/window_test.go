@@ -44,15 +44,16 @@ func (ws *windows) sound(t testing.TB) {
 	t.Helper()
 	count := 0
 	for _, w := range ws.list() {
-		if len(w.ids) != len(w.ring) || len(w.ring) > ws.most.each || ws.by[w.address] != w || w.gone || w.next > 0 && len(w.ring) < ws.most.each {
-			t.Errorf("%v: %d ids, %d in the ring, next %d", w.address, len(w.ids), len(w.ring), w.next)
+		if len(w.ids) != w.n || w.n > ws.most.each || len(w.ring) > ws.most.each || ws.by[w.address] != w || w.gone {
+			t.Errorf("%v: %d ids, %d in the ring of %d", w.address, len(w.ids), w.n, len(w.ring))
 		}
-		for _, id := range w.ring {
-			if s, ok := w.ids[id]; !ok || s == idEntering {
+		for i := range w.n {
+			id := w.ring[w.at(i)]
+			if s, ok := w.ids[id]; !ok || s.state() == idEntering || w.slotAt(s) != w.at(i) {
 				t.Errorf("%v: %x is in the ring, and is %d", w.address, id, s)
 			}
 		}
-		count += len(w.ring)
+		count += w.n
 	}
 	if int64(count) != ws.count.Load() || len(ws.by) != ws.order.Len() {
 		t.Errorf("%d ids are counted as %d, %d addresses as %d", count, ws.count.Load(), len(ws.by), ws.order.Len())
@@ -353,7 +354,7 @@ func TestAddressesShareTheIDs(t *testing.T) {
 			}
 		}
 		ws := &w.b.vhost("/").windows
-		if n := len(ws.by[address{"amq.fanout", "idle"}].ring); n > all/addresses {
+		if n := ws.by[address{"amq.fanout", "idle"}].n; n > all/addresses {
 			t.Errorf("an idle address keeps %d ids", n)
 		}
 		ws.sound(t)

@@ -126,10 +126,13 @@ func (o *people) words(r *broker.RecordInfo) string {
 			runs = append(runs, run(a.First, a.Last-a.First+1))
 		}
 		return fmt.Sprintf("accepted of producer %q in %q: %s", r.Name, r.VHost, strings.Join(runs, ", "))
-	case "ids":
+	case "ids", "seen":
 		which := ""
 		if r.Whole {
 			which = ", all there are"
+		}
+		if r.Kind == "seen" {
+			return fmt.Sprintf("%s that exchange %q in %q has let through%s", count(uint64(len(r.IDs)), "value"), r.Name, r.VHost, which)
 		}
 		return fmt.Sprintf("%s at exchange %q, key %q in %q%s", count(uint64(len(r.IDs)), "duplicate id"), r.Name, r.Key, r.VHost, which)
 	}
