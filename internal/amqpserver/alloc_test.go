@@ -16,7 +16,7 @@ func newReader(t testing.TB, b *broker.Broker) (*reader, *channel) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &conn{session: s, nc: &netserve.Conn{}, peer: peer{user: "guest", frameMax: DefaultFrameMax}}
+	c := &conn{session: s, nc: &netserve.Conn{}, peer: peer{frameMax: DefaultFrameMax}}
 	ch := &channel{id: 1, broker: s.OpenChannel(1)}
 	return &reader{conn: c, limit: DefaultFrameMax, channels: map[uint16]*channel{1: ch}}, ch
 }

@@ -46,7 +46,7 @@ func (s *Server) properties() amqpwire.Table {
 
 // peer is what the handshake finds out about the other side.
 type peer struct {
-	user string
+	id auth.Identity
 
 	// What the client says it understands (connection.start-ok, capabilities).
 	failureClose  bool // connection.close after a failed login
@@ -117,7 +117,7 @@ func (c *conn) login(ctx context.Context) error {
 	err := c.writeMethod(0, &amqpwire.ConnectionStart{
 		VersionMajor: 0, VersionMinor: 9,
 		ServerProperties: c.srv.properties(),
-		Mechanisms:       mechanisms,
+		Mechanisms:       c.mechanisms(),
 		Locales:          "en_US",
 	})
 	if err != nil {
@@ -140,13 +140,9 @@ func (c *conn) login(ctx context.Context) error {
 	if c.srv.cfg.Refuse != "" {
 		return nil // there is nothing to log in to
 	}
-	name, password, err := credentials(ok.Mechanism, ok.Response)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errQuiet, err)
-	}
-	id, err := c.srv.cfg.Auth.Login(ctx, auth.Login{Protocol: "amqp091", Name: name, Password: password, Peer: c.nc.Peer()})
+	id, err := c.authenticate(ctx, ok)
 	if errors.Is(err, auth.ErrRefused) || errors.Is(err, auth.ErrLoopbackOnly) {
-		c.log.Warn("login refused", "mechanism", capped(ok.Mechanism), "error", err)
+		c.log.Log(ctx, auth.Level(err), "login refused", "mechanism", capped(ok.Mechanism), "error", err)
 		if !c.peer.failureClose {
 			return errQuiet
 		}
@@ -156,7 +152,7 @@ func (c *conn) login(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errQuiet, err)
 	}
-	c.peer.user = id.Name
+	c.peer.id = id
 	return nil
 }
 
@@ -219,9 +215,13 @@ func (c *conn) open() error {
 		return faultf(amqpwire.NotImplemented, "%s", text).in(amqpwire.ClassConnection, amqpwire.MethodConnectionOpen)
 	}
 	vhost := m.(*amqpwire.ConnectionOpen).VirtualHost
-	c.session, err = c.srv.cfg.Broker.OpenSession(broker.SessionConfig{
+	id := c.peer.id
+	access, _ := id.Access(vhost)
+	session, err := c.srv.cfg.Broker.OpenSession(broker.SessionConfig{
 		VHost:           vhost,
-		User:            c.peer.user,
+		User:            id.Name,
+		Access:          access,
+		Impersonator:    id.Is(auth.TagImpersonator),
 		Peer:            c.nc.PeerPort(),
 		Name:            c.nc.Name(),
 		Protocol:        "AMQP 0-9-1",
@@ -242,8 +242,15 @@ func (c *conn) open() error {
 		}
 		return fmt.Errorf("%w: %w", errQuiet, err)
 	}
+	// Behind it, so that a user who is deleted now has no session that nobody closes.
+	if _, ok := id.Access(vhost); !ok {
+		session.Close()
+		return faultf(amqpwire.NotAllowed, "access to vhost '%s' refused for user '%s'", vhost, id.Name).
+			in(amqpwire.ClassConnection, amqpwire.MethodConnectionOpen)
+	}
+	c.session = session
 	c.nc.Authenticated()
-	c.log = c.log.With("user", capped(c.peer.user), "vhost", capped(vhost))
+	c.log = c.log.With("user", capped(id.Name), "vhost", capped(vhost))
 	c.reply(0, &amqpwire.ConnectionOpenOk{})
 	return nil
 }

@@ -26,6 +26,10 @@ type Config struct {
 	Auth   *auth.Users
 	Logger *slog.Logger // nil: nothing is logged
 
+	// CertificateFrom says what in a client's certificate is its user's name, for those
+	// that log in with nothing else. "": auth.FromCommonName.
+	CertificateFrom auth.CertificateFrom
+
 	Version     string // of Ferry, told to peers
 	ClusterName string // told to peers; "": ferry
 

@@ -46,7 +46,8 @@ const roleLost = "lost"
 // admin answers those who administrate.
 type admin struct {
 	lease time.Duration
-	users func() (*auth.Users, error) // waits for them
+	users *auth.Users
+	known func() bool // whether users are known yet
 	self  func() journal.Node
 	head  func() uint64
 	peers func() *roster // nil while there is none
@@ -106,14 +107,13 @@ func (a *admin) allowed(w http.ResponseWriter, r *http.Request) bool {
 	if !ok {
 		return refuse(http.StatusUnauthorized, notAuthorised, "this needs a user and a password")
 	}
-	users, err := a.users()
-	if err != nil {
+	if !a.known() {
 		return refuse(http.StatusServiceUnavailable, "starting", "the broker has no users yet")
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // not valid: not loopback
 	ctx, cancel := context.WithTimeout(r.Context(), adminLogin)
 	defer cancel()
-	_, err = users.Login(ctx, auth.Login{Protocol: "http", Name: name, Password: password, Peer: from.Addr()})
+	_, err := a.users.Login(ctx, auth.Login{Protocol: "http", Name: name, Password: password, Peer: from.Addr()})
 	switch {
 	case errors.Is(err, auth.ErrLoopbackOnly):
 		return refuse(http.StatusUnauthorized, notAuthorised, "User can only log in via localhost")

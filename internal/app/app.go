@@ -44,6 +44,9 @@ type Told struct {
 	// Standby is called whenever the process has begun to wait for the broker that is
 	// live, and does not take over at once.
 	Standby func([]Address)
+	// FirstUser is called when the first user was made with a password that nobody
+	// gave and nobody else is told. It is not in the log.
+	FirstUser func(name, password string)
 }
 
 // Run is RunTelling for one who only wants to know when clients are served.
@@ -80,8 +83,13 @@ func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 	}
 	n := &node{
 		cfg: cfg, log: log, told: told, memory: total, started: time.Now(),
-		users: hashLater(cfg), front: newFront(cfg, certs, log),
+		settings: &settings{}, front: newFront(cfg, certs, log),
 	}
+	n.users = auth.New(n.settings)
+	if n.user, n.password, n.madeUp = cfg.credentials(); n.madeUp {
+		n.password = makeUp()
+	}
+	n.firstHash = n.hashLater()
 	defer func() { err = errors.Join(err, n.front.stop()) }()
 	release := func() {}
 	if kind == DatabaseStore {
@@ -93,7 +101,7 @@ func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 	}
 	n.name = nodeName(cfg, n.front.fixed)
 	n.front.health.node = n.name
-	n.front.admin = &admin{lease: cfg.lease(), users: n.users, self: n.describe, head: n.head, peers: n.peers.Load}
+	n.front.admin = &admin{lease: cfg.lease(), users: n.users, known: n.settings.known, self: n.describe, head: n.head, peers: n.peers.Load}
 	err = n.front.start(ctx)
 	release()
 	if err != nil {
@@ -148,15 +156,6 @@ func hostname() string {
 // RabbitMQ's default is.
 func clusterName() string { return "ferry@" + hostname() }
 
-// hashLater begins to hash the first user's password, which takes longer than
-// anything else an empty broker does at its start, and returns what waits for
-// it.
-func hashLater(cfg Config) func() (*auth.Users, error) {
-	hash := sync.OnceValues(func() (*auth.Users, error) { return auth.NewUsers(cfg.User, cfg.Password) })
-	go func() { _, _ = hash() }()
-	return hash
-}
-
 func loadCertificates(cfg Config, log *slog.Logger) (*netserve.Certificates, error) {
 	if cfg.TLSCert == "" {
 		return nil, nil
@@ -174,10 +173,17 @@ type node struct {
 	told    Told
 	memory  int64 // of the machine or the container, bytes; 0: not known
 	started time.Time
-	users   func() (*auth.Users, error)
 	front   *front
 	name    string
 	peers   rosterSlot
+
+	users    *auth.Users
+	settings *settings // that users are kept in
+
+	// The first user, which is made where there is none.
+	user, password string
+	madeUp         bool // the password is
+	firstHash      func() (hashed, error)
 }
 
 func (n *node) brokerConfig(st *store) broker.Config {
@@ -217,17 +223,17 @@ func alarms(memoryLimit int64, disk func() (free, limit int64)) broker.AlarmConf
 }
 
 // servers are what speaks with clients for b.
-func (n *node) servers(b *broker.Broker, users *auth.Users) servers {
+func (n *node) servers(b *broker.Broker) servers {
 	epoch := b.Status().Epoch
 	return servers{
 		amqp: amqpserver.New(amqpserver.Config{
-			Broker: b, Auth: users, Logger: n.log, Version: n.cfg.Version, ClusterName: clusterName(), Node: n.name, Epoch: epoch,
+			Broker: b, Auth: n.users, CertificateFrom: n.cfg.CertificateFrom, Logger: n.log, Version: n.cfg.Version, ClusterName: clusterName(), Node: n.name, Epoch: epoch,
 		}),
 		stomp: stompserver.New(stompserver.Config{
-			Broker: b, Auth: users, Logger: n.log, Version: n.cfg.Version, Node: n.name, Epoch: epoch,
+			Broker: b, Auth: n.users, CertificateFrom: n.cfg.CertificateFrom, Logger: n.log, Version: n.cfg.Version, Node: n.name, Epoch: epoch,
 		}),
 		gmq: gmqserver.New(gmqserver.Config{
-			Broker: b, Auth: users, Logger: n.log, Version: n.cfg.Version, Node: n.name, Epoch: func() uint64 { return epoch },
+			Broker: b, Auth: n.users, Logger: n.log, Version: n.cfg.Version, Node: n.name, Epoch: func() uint64 { return epoch },
 			TokenAuth: !n.cfg.GMQNoTokens, Limits: n.cfg.GMQLimits,
 		}),
 	}
@@ -239,11 +245,18 @@ func (n *node) servers(b *broker.Broker, users *auth.Users) servers {
 func (n *node) serve(ctx context.Context, st *store, b *broker.Broker) (lost bool, err error) {
 	h := n.front.health
 	h.describe(st, ownerStanding(b, n.name), b.Blocked)
-	users, err := n.users()
-	if err != nil {
-		err = fmt.Errorf("the first user: %w", err)
-	} else {
-		err = n.front.serveClients(ctx, n.servers(b, users))
+	n.settings.set(b, nil)
+	if !st.shared() { // else the standby that it was has watched
+		n.watchUsers(b.WatchSettings)
+	}
+	n.users.Changed()
+	err = n.makeFirst(b)
+	if err == nil {
+		err = n.front.serveClients(ctx, n.servers(b))
+	}
+	if err != nil && st.shared() && errors.Is(b.Cause(), broker.ErrOwnership) {
+		n.demote(b, st)
+		return true, nil
 	}
 	if err != nil {
 		return false, errors.Join(err, n.end(b, st))
@@ -251,6 +264,7 @@ func (n *node) serve(ctx context.Context, st *store, b *broker.Broker) (lost boo
 	quiet, stopQuiet := context.WithCancel(ctx)
 	var freeing sync.WaitGroup
 	freeing.Go(func() { freeWhenQuiet(quiet) })
+	freeing.Go(func() { n.compareFirst(quiet) })
 	defer freeing.Wait()
 	defer stopQuiet()
 	h.set(phaseServing, "")

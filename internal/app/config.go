@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ferrymq/ferry/internal/auth"
 	"github.com/ferrymq/ferry/internal/gmqserver"
 	"github.com/ferrymq/ferry/internal/journal/sqldb"
 	"github.com/ferrymq/ferry/internal/stompws"
@@ -64,11 +65,19 @@ type Config struct {
 	// those of the same host: with commas between, or * for all.
 	WSOrigins string
 
-	User, Password string // the first user
+	// The first user, who is made where the store has none, and who may do everything
+	// in the virtual host / and in VHost, which is made too. Without a password it is
+	// guest with RabbitMQ's default password, which serves from the broker's own machine
+	// only; but with a name, or where the process is a container's only one, a password
+	// is made up: see Told.
+	User, Password, VHost string
 
 	// Files in PEM. With a certificate every listener also serves TLS. With an
 	// authority (CA), who connects with TLS must show a certificate of it.
 	TLSCert, TLSKey, TLSCA string
+	// CertificateFrom says what in a client's certificate is its user, for clients that
+	// log in with nothing else (SASL EXTERNAL). "": auth.FromCommonName.
+	CertificateFrom auth.CertificateFrom
 
 	// Node names this process among those that share its store; "": the host's name
 	// and the port of the first listener. Advertise is the host at which others reach
@@ -86,6 +95,7 @@ type Config struct {
 	Logger  *slog.Logger // nil: nothing is logged
 	Version string       // told to peers
 
+	inContainer  *bool         // whether the process is a container's only one; nil: look
 	fs           vfs.FS        // of a file store; nil: the operating system's
 	loginTimeout time.Duration // 0: netserve's
 }

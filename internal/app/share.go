@@ -47,9 +47,6 @@ type rosterSlot = atomic.Pointer[roster]
 // A database that cannot be reached is waited for. What waiting does not change (a
 // wrong password, damage) ends the process.
 func (n *node) share(ctx context.Context) error {
-	if _, err := n.users(); err != nil {
-		return fmt.Errorf("the first user: %w", err)
-	}
 	wait := openRetry
 	for {
 		st, err := n.openShared(ctx)
@@ -125,6 +122,9 @@ func (n *node) term(ctx context.Context, st *store) (again bool, err error) {
 		return false, errors.Join(err, st.close())
 	}
 	s := broker.NewStandby(n.brokerConfig(st))
+	n.settings.set(nil, s)
+	n.watchUsers(s.WatchSettings)
+	n.users.Changed()
 	n.front.health.describe(st, standbyStanding(s), nil)
 	n.front.health.set(phaseStandby, "")
 	r := startRoster(st.roster, n.describe, n.cfg.lease(), n.front.followLive, n.log)

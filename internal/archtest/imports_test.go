@@ -250,7 +250,7 @@ var layers = []layer{
 		packages: "internal/cli",
 		why:      "the command line: the root for servers, the public client for everything else",
 		mine: []string{
-			"", "internal/app", "internal/broker", "internal/endpoint", "internal/gateway", "internal/journal/...",
+			"", "internal/app", "internal/auth", "internal/broker", "internal/endpoint", "internal/gateway", "internal/journal/...",
 			"internal/loadtest", "internal/verify", "internal/vfs",
 		},
 		others: []string{"..."},

@@ -176,6 +176,25 @@ func (u *Users) PutUser(ctx context.Context, name string, s UserSpec) (created b
 	return !there, u.put(KindUser, "", name, user)
 }
 
+// PutFirst adds a user to a store that has none: an administrator who may do
+// everything in some virtual hosts. The user is written last, so that when the process
+// ends in between there is none still. Hash and algorithm are those of HashPassword.
+func (u *Users) PutFirst(name, hash, algorithm string, vhosts ...string) error {
+	if err := checkName(name); err != nil {
+		return fmt.Errorf("put user %.64q: %w", name, err)
+	}
+	for _, v := range vhosts {
+		if err := u.put(KindPermission, v, name, Permissions{name, v, ".*", ".*", ".*"}); err != nil {
+			return fmt.Errorf("put permissions of user %.64q: %w", name, err)
+		}
+	}
+	err := u.put(KindUser, "", name, User{name, hash, algorithm, Tags{TagAdministrator}})
+	if err != nil {
+		return fmt.Errorf("put user %.64q: %w", name, err)
+	}
+	return nil
+}
+
 // DeleteUser removes a user and what it may do. The error is ErrNotFound or the
 // store's.
 func (u *Users) DeleteUser(name string) error {

@@ -44,6 +44,15 @@ var (
 	ErrLoopbackOnly = errors.New("user may connect from loopback only")
 )
 
+// Level is how an error of Login is logged: what happened too often before to be
+// looked at again is not told each time.
+func Level(err error) slog.Level {
+	if errors.Is(err, ErrTooMany) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
+
 // Identity is someone who has logged in.
 type Identity struct {
 	Name string
@@ -191,6 +200,21 @@ func (u *Users) check(ctx context.Context, l Login, password string, c *credenti
 		u.limits.succeeded(l.Name, l.Peer, charged)
 	}
 	return right, nil
+}
+
+// Matches tells whether a password is a user's. It is for the broker's own use: no
+// limit holds, and nothing is counted. The error is ErrNotFound or what ended ctx.
+func (u *Users) Matches(ctx context.Context, name, password string) (bool, error) {
+	a := u.account(name)
+	if a == nil {
+		return false, ErrNotFound
+	}
+	leave, err := u.hashes.enter(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer leave()
+	return a.cred.verify(password), nil
 }
 
 // LoginByCertificate tells who logs in with a certificate that was verified: the user

@@ -105,14 +105,24 @@ func (t *settings) tell(s Setting) {
 
 // Setting returns the value of a setting. It must not be changed.
 func (b *Broker) Setting(kind, vhost, name string) (value []byte, ok bool) {
-	b.settings.mu.Lock()
-	defer b.settings.mu.Unlock()
-	value, ok = b.settings.by[settingKey{kind, vhost, name}]
+	return b.settings.one(kind, vhost, name)
+}
+
+func (t *settings) one(kind, vhost, name string) (value []byte, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	value, ok = t.by[settingKey{kind, vhost, name}]
 	return value, ok
 }
 
 // Settings lists those of a kind, sorted by virtual host and name.
 func (b *Broker) Settings(kind string) []Setting { return b.settings.list(kind) }
+
+// Setting returns the value of a setting as far as the standby has read the journal.
+// It must not be changed.
+func (s *Standby) Setting(kind, vhost, name string) (value []byte, ok bool) {
+	return s.settings.one(kind, vhost, name)
+}
 
 // Settings lists those of a kind as far as the standby has read the journal, sorted
 // by virtual host and name.

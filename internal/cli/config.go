@@ -57,8 +57,11 @@ func configure(src sources) (*serveConfig, error) {
 	for _, o := range options {
 		defaults[o.name] = setting{o.value, "the default of --" + o.name}
 		// An empty variable is one that is not set, as compose files leave it.
-		if name := environmentName(o.name); src.getenv(name) != "" {
-			environment[o.name] = setting{src.getenv(name), "$" + name}
+		for _, name := range []string{environmentName(o.name), o.alias} {
+			if name != "" && src.getenv(name) != "" {
+				environment[o.name] = setting{src.getenv(name), "$" + name}
+				break
+			}
 		}
 		if v, ok := src.flags[o.name]; ok {
 			flags[o.name] = setting{v, "--" + o.name}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ferrymq/ferry/internal/app"
+	"github.com/ferrymq/ferry/internal/auth"
 )
 
 // given is what a command line, an environment and a file say.
@@ -84,11 +85,11 @@ func TestEveryOptionArrives(t *testing.T) {
 	cert, key, ca := write(t, "cert", "x"), write(t, "key", "x"), write(t, "ca", "x")
 	values := map[string]string{
 		"store": "file:elsewhere", "amqp": ":1", "stomp": ":4", "gmq": ":5", "gmq-token-auth": "off", "http": ":2", "ws-origins": "https://a.example",
-		"user": "ada", "password": "lovelace", "tls-cert": cert, "tls-key": key, "tls-ca": ca,
+		"user": "ada", "password": "lovelace", "tls-cert": cert, "tls-key": key, "tls-ca": ca, "tls-user": "distinguished_name", "vhost": "v",
 		"memory-limit": "1GiB", "disk-free-limit": "1MB,10%", "log-level": "debug", "log-format": "json",
 		"node": "n", "lease": "3s", "standby": "proxy", "advertise": "h", "pprof": ":3",
 	}
-	refused := map[string]bool{"peers": true, "definitions": true, "config": true}
+	refused := map[string]bool{"password-file": true, "peers": true, "definitions": true, "config": true}
 	var g [2]given
 	g[0].flags, g[1].env = map[string]string{}, map[string]string{}
 	var file strings.Builder
@@ -104,8 +105,8 @@ func TestEveryOptionArrives(t *testing.T) {
 		}
 	}
 	want := app.Config{
-		Store: "file:elsewhere", AMQP: ":1", STOMP: ":4", GMQ: ":5", GMQNoTokens: true, HTTP: ":2", WSOrigins: "https://a.example", PProf: ":3", User: "ada", Password: "lovelace",
-		TLSCert: cert, TLSKey: key, TLSCA: ca, Node: "n", Advertise: "h", Lease: 3 * time.Second, Standby: app.StandbyProxy,
+		Store: "file:elsewhere", AMQP: ":1", STOMP: ":4", GMQ: ":5", GMQNoTokens: true, HTTP: ":2", WSOrigins: "https://a.example", PProf: ":3", User: "ada", Password: "lovelace", VHost: "v",
+		CertificateFrom: auth.FromDistinguishedName, TLSCert: cert, TLSKey: key, TLSCA: ca, Node: "n", Advertise: "h", Lease: 3 * time.Second, Standby: app.StandbyProxy,
 		MemoryLimit: app.Limit{Bytes: 1 << 30}, DiskFreeLimit: app.Limit{Bytes: 1e6, Share: 0.1},
 	}
 	for i, g := range append(g[:], given{file: file.String()}) {
@@ -120,6 +121,39 @@ func TestEveryOptionArrives(t *testing.T) {
 	}
 }
 
+// What containers of RabbitMQ are given serves, and what is Ferry's own goes before it.
+func TestTheFirstUserIsGivenAsToRabbitMQ(t *testing.T) {
+	password := write(t, "password", "lovelace\n")
+	rabbit := map[string]string{"RABBITMQ_DEFAULT_USER": "ada", "RABBITMQ_DEFAULT_PASS": "lovelace", "RABBITMQ_DEFAULT_VHOST": "v"}
+	for _, row := range []struct {
+		name string
+		given
+		user, password, vhost string
+	}{
+		{"nothing", given{}, "", "", ""},
+		{"RabbitMQ's", given{env: rabbit}, "ada", "lovelace", "v"},
+		{"Ferry's goes before", given{env: map[string]string{"RABBITMQ_DEFAULT_USER": "x", "FERRY_USER": "ada"}}, "ada", "", ""},
+		{"a flag goes before", given{env: rabbit, flags: map[string]string{"vhost": "w"}}, "ada", "lovelace", "w"},
+		{"RabbitMQ's goes before a file", given{env: rabbit, file: "user = 'bob'"}, "ada", "lovelace", "v"},
+		{"a file with the password", given{env: map[string]string{"FERRY_PASSWORD_FILE": password}}, "", "lovelace", ""},
+	} {
+		c, err := row.configure(t)
+		if err != nil || c.app.User != row.user || c.app.Password != row.password || c.app.VHost != row.vhost {
+			t.Errorf("%s: %v %+v", row.name, err, c)
+		}
+	}
+	for _, g := range []given{
+		{flags: map[string]string{"password": "x", "password-file": password}},
+		{flags: map[string]string{"password-file": write(t, "empty", "\n")}},
+		{flags: map[string]string{"password-file": "/nowhere"}},
+		{flags: map[string]string{"tls-user": "nobody"}},
+	} {
+		if c, err := g.configure(t); err == nil {
+			t.Errorf("%v: %+v", g, c)
+		}
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	c, err := given{}.configure(t)
 	if err != nil {
@@ -127,7 +161,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := app.Config{
 		Store: app.DefaultStore, AMQP: app.DefaultAMQP, STOMP: app.DefaultSTOMP, GMQ: app.DefaultGMQ, HTTP: app.DefaultHTTP,
-		User: "guest", Password: "guest", Lease: app.DefaultLease, Standby: app.StandbyRefuse,
+		CertificateFrom: auth.FromCommonName, Lease: app.DefaultLease, Standby: app.StandbyRefuse,
 		MemoryLimit: app.DefaultMemoryLimit, DiskFreeLimit: app.DefaultDiskFreeLimit,
 	}
 	if c.app != want {

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ferrymq/ferry/internal/app"
+	"github.com/ferrymq/ferry/internal/auth"
 )
 
 // off switches a listener off.
@@ -45,6 +47,7 @@ type option struct {
 	value  string // the default
 	meta   string // what stands for the value in the help
 	usage  string
+	alias  string // RabbitMQ's environment variable for it, which Ferry's goes before
 	hidden bool
 	noFile bool // it may not stand in a file
 
@@ -105,18 +108,38 @@ func serveOptions() []option {
 		},
 		{
 			name: "user", value: app.DefaultUser, meta: "NAME",
-			usage: "the first user; guest may connect from this machine only",
-			set: func(c *serveConfig, v string, _ bool) error {
-				c.app.User = v
+			usage: "the first user, made when there is none; guest may connect from this machine only",
+			alias: "RABBITMQ_DEFAULT_USER",
+			set: func(c *serveConfig, v string, explicit bool) error {
+				if explicit {
+					c.app.User = v
+				}
 				return notEmpty(v)
 			},
 		},
 		{
 			name: "password", value: app.DefaultUser, meta: "TEXT",
-			usage: "its password; other users of the machine do not see it in $FERRY_PASSWORD or the file",
-			set: func(c *serveConfig, v string, _ bool) error {
-				c.app.Password = v
+			usage: "its password; other users of the machine do not see it in $FERRY_PASSWORD or the file; another user than guest, and one in a container, gets one that is printed once",
+			alias: "RABBITMQ_DEFAULT_PASS",
+			set: func(c *serveConfig, v string, explicit bool) error {
+				if explicit {
+					c.app.Password = v
+				}
 				return notEmpty(v)
+			},
+		},
+		{
+			name: "password-file", meta: "FILE",
+			usage: "its password is what this file holds, without the line's end",
+			set:   func(c *serveConfig, v string, _ bool) error { return setPassword(c, v) },
+		},
+		{
+			name: "vhost", meta: "NAME",
+			usage: "virtual host to make with the first user, beside /",
+			alias: "RABBITMQ_DEFAULT_VHOST",
+			set: func(c *serveConfig, v string, _ bool) error {
+				c.app.VHost = v
+				return nil
 			},
 		},
 		{
@@ -133,6 +156,14 @@ func serveOptions() []option {
 			name: "tls-ca", meta: "FILE",
 			usage: "authorities (PEM): who connects with TLS must show a certificate of theirs",
 			set:   func(c *serveConfig, v string, _ bool) error { return setFile(&c.app.TLSCA, v) },
+		},
+		{
+			name: "tls-user", value: string(auth.FromCommonName), meta: "PART",
+			usage: "what in a client's certificate is its user, for logins without a password: common_name, distinguished_name or subject_alternative_name",
+			set: func(c *serveConfig, v string, _ bool) (err error) {
+				c.app.CertificateFrom, err = auth.ParseCertificateFrom(v)
+				return err
+			},
 		},
 		{
 			name: "memory-limit", value: "60%", meta: "SIZE",
@@ -330,6 +361,34 @@ func setAddress(dst *string, v string) error {
 		hint = fmt.Sprintf("; did you mean :%s?", v)
 	}
 	return fmt.Errorf("%q is not an address; write host:port, :port for every address of this machine, or off%s", v, hint)
+}
+
+// maxPasswordFile is how large a file with a password may be, bytes: more is none.
+const maxPasswordFile = 64 << 10
+
+// setPassword reads the first user's password from a file. The empty name is none.
+func setPassword(c *serveConfig, file string) error {
+	if file == "" {
+		return nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("cannot read the file: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPasswordFile))
+	if err != nil {
+		return fmt.Errorf("cannot read the file: %w", err)
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	switch {
+	case text == "":
+		return fmt.Errorf("%s is empty", file)
+	case c.app.Password != "":
+		return errors.New("the password itself is given, too; only one of them can hold")
+	}
+	c.app.Password = text
+	return nil
 }
 
 // setFile takes the name of a file that can be read. The empty one is none.

@@ -97,6 +97,9 @@ func serve(ctx context.Context, c *serveConfig, stderr io.Writer) error {
 	return app.RunTelling(ctx, c.app, app.Told{
 		Ready:   func(addresses []app.Address) { announce(stderr, c.logJSON, readyText, addresses) },
 		Standby: func(addresses []app.Address) { announce(stderr, c.logJSON, standbyText, addresses) },
+		FirstUser: func(name, password string) {
+			fmt.Fprintf(stderr, "The first user is %s with the password %s (made up, and not shown again)\n", name, password)
+		},
 	})
 }
 

@@ -32,38 +32,36 @@ func (c *conn) authenticate() error {
 	}
 	ctx, cancel := context.WithDeadline(c.nc.Context(), deadline)
 	defer cancel()
-	user, err := c.login(ctx)
+	id, err := c.login(ctx)
 	if err != nil {
 		return err
 	}
 	if c.session == nil {
-		if err := c.open(user); err != nil {
+		if err := c.open(id); err != nil {
 			return err
 		}
-	} else if user != c.user {
+	} else if id.Name != c.user {
 		return faultf(accessRefused, "this connection is of user %s: another needs one of its own", quoted(c.user)).finally()
 	}
-	c.user, c.token, c.password = user, r.User, r.Password
+	c.user, c.token, c.password = id.Name, r.User, r.Password
 	return nil
 }
 
-func (c *conn) login(ctx context.Context) (user string, err error) {
+func (c *conn) login(ctx context.Context) (id auth.Identity, err error) {
 	name, password, err := c.credentials()
 	if err != nil {
-		return "", err
+		return id, err
 	}
-	id, err := c.srv.cfg.Auth.Login(ctx, auth.Login{Protocol: "gmq", Name: name, Password: password, Peer: c.nc.Peer()})
+	id, err = c.srv.cfg.Auth.Login(ctx, auth.Login{Protocol: "gmq", Name: name, Password: password, Peer: c.nc.Peer()})
 	switch {
 	case errors.Is(err, auth.ErrLoopbackOnly):
 		c.log.Warn("login refused", "error", err)
-		return "", faultf(accessRefused, "user %s may connect from the broker's own machine only", quoted(name)).finally()
+		return id, faultf(accessRefused, "user %s may connect from the broker's own machine only", quoted(name)).finally()
 	case errors.Is(err, auth.ErrRefused):
-		c.log.Warn("login refused", "error", err)
-		return "", faultf(accessRefused, "authentication failed: wrong user or password").finally()
-	case err != nil:
-		return "", err
+		c.log.Log(ctx, auth.Level(err), "login refused", "error", err)
+		return id, faultf(accessRefused, "authentication failed: wrong user or password").finally()
 	}
-	return id.Name, nil
+	return id, err
 }
 
 // credentials are the user and the password of the request at hand.
@@ -84,12 +82,16 @@ func (c *conn) credentials() (user, password string, err error) {
 }
 
 // open begins the session.
-func (c *conn) open(user string) error {
+func (c *conn) open(id auth.Identity) error {
+	access, _ := id.Access(vhost)
 	s, err := c.srv.cfg.Broker.OpenSession(broker.SessionConfig{
 		VHost: vhost,
-		User:  user,
+		User:  id.Name,
 		Peer:  c.nc.PeerPort(),
 		Name:  c.nc.Name(),
+
+		Access:       access,
+		Impersonator: id.Is(auth.TagImpersonator),
 
 		Protocol:   "GMQ",
 		TLS:        c.nc.TLS() != nil,
@@ -106,13 +108,18 @@ func (c *conn) open(user string) error {
 		}
 		return err
 	}
+	// Behind it, so that a user who is deleted now has no session that nobody closes.
+	if _, ok := id.Access(vhost); !ok {
+		s.Close()
+		return faultf(accessRefused, "access to vhost '%s' refused for user %s", vhost, quoted(id.Name)).finally()
+	}
 	c.session = s
 	c.ch = s.OpenChannel(1)
 	if err := c.ch.ConfirmSelect(); err != nil {
 		return err
 	}
 	c.nc.Authenticated()
-	c.log = c.log.With("user", capped(user))
+	c.log = c.log.With("user", capped(id.Name))
 	most := c.srv.cfg.Broker.MaxMessage()
 	if limit := c.srv.cfg.Limits.Message; limit > 0 {
 		most = min(most, limit)

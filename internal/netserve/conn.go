@@ -3,6 +3,7 @@ package netserve
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -64,6 +65,15 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	}
 	s := c.tls.ConnectionState()
 	return &s
+}
+
+// Certificate is the one that the peer showed, and that was verified; nil if it showed
+// none.
+func (c *Conn) Certificate() *x509.Certificate {
+	if s := c.TLS(); s != nil && len(s.VerifiedChains) > 0 {
+		return s.PeerCertificates[0]
+	}
+	return nil
 }
 
 // Context ends when the connection is closed, by either the handler's return,

@@ -31,10 +31,11 @@ type conn struct {
 	nc  *netserve.Conn
 	log *slog.Logger
 
-	version  stompwire.Version // 0 until it is negotiated
-	beats    beats
-	name     string // of the session, told to the peer
-	clientID string // of CONNECT, "" if there was none
+	version   stompwire.Version // 0 until it is negotiated
+	beats     beats
+	name      string // of the session, told to the peer
+	clientID  string // of CONNECT, "" if there was none
+	mechanism string // that the user logged in with
 
 	session  *broker.Session                // nil until the peer has logged in
 	opened   atomic.Pointer[broker.Session] // session, for other goroutines

@@ -52,11 +52,11 @@ func (c *conn) handshake(ctx context.Context) error {
 	if id, ok := d.Get(stompwire.HeaderClientID); ok {
 		c.clientID = string(id)
 	}
-	user, err := c.login(ctx, &d)
+	id, err := c.login(ctx, &d)
 	if err != nil {
 		return err
 	}
-	return c.open(user, &d)
+	return c.open(id, &d)
 }
 
 var errNotConnected = faultf(illegalCommand, "You must log in using CONNECT first")
@@ -99,48 +99,75 @@ func (c *conn) firstFrame(d *stompwire.Decoder) error {
 	}
 }
 
-// login checks the credentials of a CONNECT.
-func (c *conn) login(ctx context.Context, d *stompwire.Decoder) (user string, err error) {
+// authProtocol is what logins are counted as, in RabbitMQ's words.
+const authProtocol = "stomp"
+
+// login checks the credentials of a CONNECT. Without any the client's certificate is
+// what it logs in with, if it has shown one, as in RabbitMQ with ssl_cert_login.
+func (c *conn) login(ctx context.Context, d *stompwire.Decoder) (id auth.Identity, err error) {
 	name, ok := d.Get(stompwire.HeaderLogin)
 	password, ok2 := d.Get(stompwire.HeaderPasscode)
-	if !ok || !ok2 {
-		return "", faultf(badConnect, "Missing login or passcode header(s)")
+	users := c.srv.cfg.Auth
+	switch cert := c.nc.Certificate(); {
+	case ok && ok2:
+		c.mechanism = "PLAIN"
+		id, err = users.Login(ctx, auth.Login{Protocol: authProtocol, Name: string(name), Password: string(password), Peer: c.nc.Peer()})
+	case cert != nil && !ok && !ok2:
+		c.mechanism = "EXTERNAL"
+		var user string
+		if user, err = auth.CertificateName(cert, c.srv.cfg.CertificateFrom); err != nil {
+			return id, faultf(badConnect, "The client certificate names no user: %s\n", err)
+		}
+		name = []byte(user)
+		id, err = users.LoginByCertificate(authProtocol, user, c.nc.Peer())
+	default:
+		return id, faultf(badConnect, "Missing login or passcode header(s)")
 	}
-	id, err := c.srv.cfg.Auth.Login(ctx, auth.Login{Protocol: "stomp", Name: string(name), Password: string(password), Peer: c.nc.Peer()})
 	switch {
 	case errors.Is(err, auth.ErrLoopbackOnly):
 		c.log.Warn("login refused", "error", err)
-		return "", faultf(badConnect, "non-loopback access denied")
+		return id, faultf(badConnect, "non-loopback access denied")
 	case errors.Is(err, auth.ErrRefused):
-		c.log.Warn("login refused", "error", err)
-		return "", faultf(badConnect, "Access refused for user '%.*s'\n", maxLogged, name)
-	case err != nil:
-		return "", err
+		c.log.Log(ctx, auth.Level(err), "login refused", "error", err)
+		return id, faultf(badConnect, "Access refused for user '%.*s'\n", maxLogged, name)
 	}
-	return id.Name, nil
+	return id, err
 }
 
 // open opens the virtual host: the session begins, and everything from here on
 // is answered through its outbox.
-func (c *conn) open(user string, d *stompwire.Decoder) error {
+func (c *conn) open(id auth.Identity, d *stompwire.Decoder) error {
 	vhost := defaultVHost
 	if host, ok := d.Get(stompwire.HeaderHost); ok && len(host) > 0 {
 		vhost = string(host)
 	}
+	access, _ := id.Access(vhost)
 	s, err := c.srv.cfg.Broker.OpenSession(broker.SessionConfig{
 		VHost:           vhost,
-		User:            user,
+		User:            id.Name,
+		Access:          access,
+		Impersonator:    id.Is(auth.TagImpersonator),
 		Peer:            c.nc.PeerPort(),
 		Name:            c.nc.Name(),
 		Protocol:        "STOMP " + c.version.String(),
 		TLS:             c.nc.TLS() != nil,
 		Local:           c.nc.LocalPort(),
-		Mechanism:       "PLAIN",
+		Mechanism:       c.mechanism,
 		Heartbeat:       c.beats.receive,
 		Octets:          c.nc.Octets,
 		NotifyCancelled: true,
 	})
-	if be := (*broker.Error)(nil); errors.As(err, &be) && be.Kind == broker.NotAllowed {
+	denied := false
+	if err == nil {
+		// Behind it, so that a user who is deleted now has no session that nobody closes.
+		if _, ok := id.Access(vhost); !ok {
+			s.Close()
+			denied = true
+		}
+	} else if _, there := errors.AsType[*broker.Error](err); there && !c.srv.cfg.Broker.HasVHost(vhost) {
+		denied = true
+	}
+	if denied {
 		return faultf(badConnect, "Virtual host '%.*s' access denied\n"+
 			"The header host names a virtual host here: leave it out for '/'.\n", maxLogged, vhost)
 	}
@@ -149,7 +176,7 @@ func (c *conn) open(user string, d *stompwire.Decoder) error {
 	}
 	c.session = s
 	c.nc.Authenticated()
-	c.log = c.log.With("user", capped(user), "vhost", capped(vhost))
+	c.log = c.log.With("user", capped(id.Name), "vhost", capped(vhost))
 	c.name = "session-" + randomName()
 	s.Reply(c.connected())
 	return nil
