@@ -168,6 +168,10 @@ func (r *reader) method(ch *channel, payload []byte) error {
 func (r *reader) otherMethod(ch *channel, class, method uint16, payload []byte) error {
 	// What was published before comes before the answer: a return, a confirm.
 	r.session.Flush()
+	if ch.broker.Failed() {
+		ch.end()
+		return r.closingChannel(ch, amqpwire.Frame{Type: amqpwire.FrameMethod, Channel: ch.id, Payload: payload})
+	}
 	m, err := parseMethod(payload)
 	if err != nil {
 		return err
@@ -200,6 +204,10 @@ func (r *reader) fail(ch *channel, err error, class, method uint16) error {
 	}
 	if f.hard() {
 		return f
+	}
+	if ch.broker.Failed() {
+		ch.end() // the broker was first, and the writer says so
+		return nil
 	}
 	r.log.Debug("channel closed by an error", "channel", ch.id, "code", f.code, "text", capped(f.text))
 	ch.end()

@@ -124,6 +124,9 @@ func (w *writer) encode(e *broker.Event) *fault {
 		}
 	case broker.EventCancelled:
 		return w.method(e.Consumer.Channel().ID(), &amqpwire.BasicCancel{ConsumerTag: e.Consumer.Tag(), NoWait: true})
+	case broker.EventChannelClosed:
+		f, _ := asFault(e.Err, 0, 0)
+		return w.method(e.Channel.ID(), &amqpwire.ChannelClose{ReplyCode: f.code, ReplyText: amqpwire.ReplyText(f.code, f.text)})
 	case broker.EventReply:
 		w.buf = append(w.buf, e.Data...)
 	case broker.EventBlocked:

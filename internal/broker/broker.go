@@ -83,6 +83,7 @@ type Broker struct {
 	settings *settings
 	alarms   alarms
 	timers   timers
+	timeouts timeouts
 	blocked  atomic.Pointer[string] // why publishers are blocked, nil if they are not
 
 	cleaning       sync.Mutex   // held by who cleans the journal
@@ -176,6 +177,7 @@ func newBroker(cfg Config) *Broker {
 	if b.logger == nil {
 		b.logger = slog.New(slog.DiscardHandler)
 	}
+	b.timeouts.wake = make(chan struct{}, 1)
 	b.evict = newEvictor(b, cfg.HotBytes)
 	b.moves = newMoves(b)
 	b.scratch = newScratch(b, cfg.Scratch)
@@ -206,6 +208,7 @@ func (b *Broker) serve(ctx context.Context) error {
 	}
 	b.loops.Go(b.cleanLoop)
 	b.loops.Go(b.alarmLoop)
+	b.loops.Go(b.timeoutLoop)
 	b.enforceAll()
 	b.startClocks()
 	b.loops.Go(b.clockLoop)

@@ -35,6 +35,8 @@ type Channel struct {
 	inFlight uint32
 	parked   []*Consumer // waiting for the channel's room
 	conf     confirms
+	late     []uint64 // tags of what its consumers had for too long, in their order
+	failed   bool     // the broker has closed it
 }
 
 // OpenChannel begins a channel. id must not be in use in the session.
@@ -88,16 +90,7 @@ func (ch *Channel) close() {
 	ch.unacked.all(func(d delivered) { back = append(back, d) })
 	ch.unacked = unackedRing{}
 	s.unacked -= len(back)
-	kept := s.events[:0]
-	for _, e := range s.events {
-		if e.Kind == EventDelivery && e.Consumer.ch == ch && !e.Consumer.noAck {
-			s.outBytes -= eventOverhead + len(e.Data)
-			continue
-		}
-		kept = append(kept, e)
-	}
-	clear(s.events[len(kept):])
-	s.events = kept
+	s.dropDeliveriesLocked(func(c *Consumer) bool { return c.ch == ch })
 	s.mu.Unlock()
 	settleAll(back, requeue)
 	s.unstall()
@@ -203,10 +196,16 @@ func (ch *Channel) takeUnackedLocked(list []delivered, tag uint64, multiple bool
 	if multiple && tag == 0 {
 		u.all(func(d delivered) { list = append(list, d) })
 		*u = unackedRing{}
+		ch.late = nil
 		return list, nil
 	}
 	p := u.find(tag)
+	late := len(ch.late) > 0 && ch.forgiveLocked(tag, multiple)
 	switch {
+	case late && multiple:
+		return u.takeUpTo(tag, list), nil
+	case late:
+		return list, nil
 	case p == nil:
 		return nil, errorf(PreconditionFailed, "unknown delivery tag %d", tag)
 	case multiple:

@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"slices"
+	"time"
 )
 
 // ConsumeSpec is what a client asks of a new consumer.
@@ -11,7 +12,7 @@ type ConsumeSpec struct {
 	Tag       string // unique in its channel, not empty
 	NoAck     bool   // what is delivered is settled
 	Exclusive bool   // no other consumer may be on the queue
-	Args      []byte // header list; x-priority is honoured
+	Args      []byte // header list; x-priority and x-consumer-timeout (ms) are honoured
 }
 
 // A Consumer takes messages from one queue for one channel.
@@ -23,7 +24,10 @@ type Consumer struct {
 	noAck     bool
 	exclusive bool
 	priority  int
-	args      []byte // header list
+
+	ownTimeout bool
+	timeout    time.Duration // for which it may keep a delivery, 0: for ever; if ownTimeout
+	args       []byte        // header list
 
 	// Guarded by q.mu.
 	started bool
@@ -34,6 +38,7 @@ type Consumer struct {
 	arrival uint64 // in q.single; 0: it never was there
 	waitAt  int    // 1 and more: its place in q.single.waiting
 	held    int    // deliveries of it that are not settled, if the queue has q.single
+	watch   *watch // nil: it may keep deliveries for ever
 
 	// Guarded by the session's mutex.
 	prefetch uint32
@@ -100,7 +105,9 @@ func (c *Consumer) assignLocked(most int) verdict {
 			q.removeLocked(seq)
 		} else {
 			ch.unacked.push(delivered{q, c, seq, ch.lastTag})
-			c.held++
+			if q.single != nil {
+				c.held++
+			}
 			c.inFlight++
 			ch.inFlight++
 			s.unacked++
@@ -168,6 +175,12 @@ func (ch *Channel) Consume(spec ConsumeSpec) (*Consumer, error) {
 		}
 		c.priority = int(n)
 	}
+	if a, ok := findArg(spec.Args, "x-consumer-timeout"); ok {
+		if wrong := duration(a, spec.Args); wrong != "" {
+			return nil, errorf(PreconditionFailed, "invalid arg 'x-consumer-timeout' for queue '%s' in vhost '%s': %s", spec.Queue, s.v.name, wrong)
+		}
+		c.ownTimeout, c.timeout = true, time.Duration(a.decoded().(int64))*time.Millisecond
+	}
 	q, err := s.v.queue(spec.Queue, s)
 	if err != nil {
 		return nil, err
@@ -213,6 +226,7 @@ func (c *Consumer) Start() {
 	}
 	c.started = true
 	c.q.joinLocked(c)
+	c.watchLocked()
 	c.q.dispatchLocked()
 }
 
@@ -295,6 +309,14 @@ func (q *Queue) dropConsumerLocked(c *Consumer) bool {
 		q.exclusive = nil
 	}
 	q.leaveLocked(c)
+	if c.watch != nil {
+		c.ch.s.mu.Lock()
+		held := c.inFlight
+		c.ch.s.mu.Unlock()
+		if held == 0 { // else they are watched on
+			c.unwatchLocked()
+		}
+	}
 	if len(q.consumers) == 0 {
 		q.releaseLocked()
 	}

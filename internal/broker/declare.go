@@ -292,6 +292,7 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	}
 	for _, c := range q.consumers {
 		c.gone = true
+		c.unwatchLocked()
 		q.ring.remove(c)
 		c.ch.s.cancelled(c)
 	}

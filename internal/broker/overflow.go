@@ -88,7 +88,16 @@ func (b *Broker) ending() bool {
 
 // enforceLocked applies the queue's rules to what is in it, when they have changed or
 // were not looked at, as in a replay.
-func (q *Queue) enforceLocked() { q.dispatchLocked() }
+func (q *Queue) enforceLocked() {
+	if q.rules.timeout > 0 {
+		for _, c := range q.consumers {
+			if c.started {
+				c.watchLocked()
+			}
+		}
+	}
+	q.dispatchLocked()
+}
 
 // enforceAll does this for all queues.
 func (b *Broker) enforceAll() {
