@@ -430,9 +430,12 @@ func (l *log) send(bb *batchBuffers) {
 	s.bytes += size
 	for _, m := range bb.msgs {
 		m.segment = uint32(seg)
+		if _, must := l.must[m]; must {
+			delete(l.must, m)
+			l.keepLocked(m)
+		}
 		if m.logged <= 0 {
 			s.mixed = true
-			delete(l.must, m)
 			continue // settled meanwhile, perhaps by a transaction
 		}
 		l.accountLocked(m)

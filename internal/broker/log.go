@@ -246,11 +246,12 @@ func (l *log) settleLocked(queue uint64, items []settledItem, whole bool) {
 			l.cancelLocked(m, queue)
 			continue
 		}
-		if whole {
+		switch {
+		case !whole:
+		case m.accounted:
 			l.keepLocked(m)
-			if !m.accounted {
-				l.must[m] = struct{}{}
-			}
+		default: // where it will be is the committer's to know
+			l.must[m] = struct{}{}
 		}
 		if n := len(l.recs); n > 0 && l.recs[n-1].kind == recSettle && l.recs[n-1].q == queue && l.recs[n-1].seq+l.recs[n-1].n == seq {
 			l.recs[n-1].n++
