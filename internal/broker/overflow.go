@@ -1,7 +1,5 @@
 package broker
 
-import "github.com/ferrymq/ferry/internal/message"
-
 // A queue may be limited by the number of its ready messages and the bytes of their
 // bodies (x-max-length, x-max-length-bytes, and the policies of these names). What
 // is delivered and not settled does not count. When there are more, the first ones
@@ -18,15 +16,15 @@ func (q *Queue) mayRefuse() bool {
 
 // refusesLocked tells whether the queue is too full for one more message, whose body
 // has so many bytes. It never is where it drops messages instead.
-func (q *Queue) refusesLocked(_ int64) bool {
+func (q *Queue) refusesLocked(body int64) bool {
 	r := q.rules
-	return r.overflow != dropHead && (int64(q.ready) >= r.maxLength)
+	return r.overflow != dropHead && (int64(q.ready) >= r.maxLength || body > r.maxBytes-q.readyBytes)
 }
 
 // overLocked tells whether the queue has more than it may.
 func (q *Queue) overLocked() bool {
 	r := q.rules
-	return int64(q.ready) > r.maxLength
+	return int64(q.ready) > r.maxLength || q.readyBytes > r.maxBytes
 }
 
 // trimLocked drops what is too much, if that is what is to be done with it; of very
@@ -144,6 +142,16 @@ func fits(queues []*Queue, run []pubItem) int {
 			continue
 		}
 		n = min(n, max(q.rules.maxLength-int64(q.ready), 0))
+		if q.rules.maxBytes == none {
+			continue
+		}
+		room := q.rules.maxBytes - q.readyBytes
+		for i := range n {
+			if room -= run[i].body(); room < 0 {
+				n = i
+				break
+			}
+		}
 	}
 	return int(n)
 }
@@ -200,13 +208,7 @@ func (it *pubItem) takersLocked() (takers []*Queue, dead int) {
 }
 
 // body is how many bytes the body of a publish has.
-func (it *pubItem) body() int64 {
-	v, err := message.Parse(it.m.block())
-	if err != nil {
-		return int64(it.m.size)
-	}
-	return int64(len(v.Body))
-}
+func (it *pubItem) body() int64 { return int64(it.m.size) - int64(it.over) }
 
 func (it *pubItem) aliveLocked() []*Queue {
 	for i, q := range it.r.queues {

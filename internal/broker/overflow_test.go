@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/ferrymq/ferry/internal/message"
 )
 
 // declare makes a durable queue with arguments.
@@ -370,4 +372,76 @@ func TestLimitsUnderLoad(t *testing.T) {
 	if n != len(got) {
 		t.Errorf("%d were accepted, %d came", n, len(got))
 	}
+}
+
+// sized publishes a message with so many bytes of a body, and of headers that do not
+// count, and tells whether it was refused.
+func (c *client) sized(queue string, bytes, headers int) (refused bool) {
+	c.t.Helper()
+	first := c.ch.published
+	c.must(c.ch.Publish(&Publish{
+		Key: []byte(queue), Persistent: true, Body: []byte(strings.Repeat("x", bytes)),
+		Properties: message.AppendField(nil, message.Headers, longText("h", strings.Repeat("h", headers))),
+	}))
+	c.Flush()
+	return len(c.refusals(first, 1)) > 0
+}
+
+func TestBytesOfBodiesAreLimited(t *testing.T) { eachJournal(t, testBytesOfBodiesAreLimited) }
+
+func testBytesOfBodiesAreLimited(t *testing.T, on journals) {
+	w := on.world(t)
+	c := w.client().confirming()
+	drops, refuses := args{"x-max-length-bytes": 10}, args{"x-max-length-bytes": 10, "x-overflow": "reject-publish"}
+	c.declare("drops", drops)
+	c.declare("refuses", refuses)
+	for range 2 {
+		for i := range 5 {
+			c.sized("drops", 4, 100)
+			if got := c.sized("refuses", 4, 100); got != (i > 1) {
+				t.Errorf("the %dth was refused: %v", i, got)
+			}
+		}
+		c.ready("drops", 2)
+		c.ready("refuses", 2)
+		if c.sized("refuses", 2, 0) {
+			t.Error("what still fits is refused")
+		}
+		if !c.sized("refuses", 1, 0) {
+			t.Error("what does not fit is taken")
+		}
+		c.sized("drops", 7, 0) // all others go
+		c.ready("drops", 1)
+		idle(w)
+		w.restart()
+		c = w.client().confirming()
+		c.ready("drops", 1)
+		c.sized("drops", 3, 200)
+		c.ready("drops", 2)
+		if !c.sized("refuses", 1, 0) {
+			t.Error("after a restart what does not fit is taken")
+		}
+		c.sized("drops", 11, 0)
+		c.ready("drops", 0)
+		if got := c.drain("refuses"); len(got) != 3 {
+			t.Errorf("%q are in the queue", got)
+		}
+	}
+	c.Close()
+}
+
+// TestALowPriorityIsDroppedFirst: of the lowest one, the first message.
+func TestALowPriorityIsDroppedFirst(t *testing.T) {
+	w := newWorld(t)
+	c := w.client().confirming()
+	defer c.Close()
+	c.declare("q", args{"x-max-length": 3, "x-max-priority": 5})
+	for i, priority := range []byte{1, 5, 1, 3, 5, 2, 0} {
+		c.must(c.ch.Publish(&Publish{
+			Key: []byte("q"), Persistent: true, Body: fmt.Append(nil, i),
+			Properties: message.AppendField(nil, message.Priority, []byte{priority}),
+		}))
+		c.Flush()
+	}
+	c.wantDrained("q", "1", "4", "3")
 }
