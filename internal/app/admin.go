@@ -2,22 +2,26 @@ package app
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"net"
 	"net/http"
-	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/ferrymq/ferry/internal/adminserver"
 	"github.com/ferrymq/ferry/internal/auth"
+	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/journal"
 )
 
 // nodesPath is where the nodes are told of.
 const nodesPath = "/api/ferry/nodes"
 
-// adminLogin is how long a request waits for its password to be looked at.
-const adminLogin = 5 * time.Second
+// apiPath is what the paths of the management API begin with.
+const apiPath = "/api/"
 
 // Nodes are the processes that share a store, as one of them tells.
 type Nodes struct {
@@ -51,17 +55,92 @@ type admin struct {
 	self  func() journal.Node
 	head  func() uint64
 	peers func() *roster // nil while there is none
+
+	live   atomic.Pointer[broker.Broker]                  // nil while clients are not served
+	memory int64                                          // that publishers are blocked at, bytes; 0: none
+	disk   atomic.Pointer[func() (free, limit int64)]     // nil while there is no store, or nothing is known of its medium
+	front  func() (listeners []Address, ends []time.Time) // what is listened on, and when certificates end
 }
 
-func (a *admin) nodes(w http.ResponseWriter, r *http.Request) {
-	if !a.allowed(w, r) {
-		return
+// api is the management API of the process.
+func (a *admin) api(cfg Config, name string) *adminserver.Server {
+	return adminserver.New(adminserver.Config{
+		Broker: a.broker, Users: a.users, Known: a.known, Node: a.node, Peers: a.nodes,
+		Name: name, Version: cfg.Version, Logger: cfg.Logger,
+	})
+}
+
+// broker is the one that clients are served by; without one it says who has it.
+func (a *admin) broker() (b *broker.Broker, why string) {
+	if b := a.live.Load(); b != nil {
+		return b, ""
 	}
+	self := a.self()
+	why = fmt.Sprintf("this node is %s, and no other is known to be live", self.Role)
+	peers := a.peers()
+	if peers == nil {
+		return nil, why
+	}
+	for _, n := range peers.known() {
+		if n.Role == roleLive && n.Name != self.Name && n.Silent <= a.lease {
+			why = fmt.Sprintf("this node is %s; %s is live", self.Role, n.Name)
+			if at := n.Addresses["http"]; at != "" {
+				why += ", at http://" + at
+			}
+		}
+	}
+	return nil, why
+}
+
+// node is what the process tells of itself.
+func (a *admin) node() adminserver.Node {
+	n := adminserver.Node{Memory: newMemoryGauge().used(), MemoryLimit: a.memory}
+	if disk := a.disk.Load(); disk != nil {
+		n.DiskFree, n.DiskLimit = (*disk)()
+	}
+	n.Files, n.FilesLimit = openFiles()
+	listeners, ends := a.front()
+	n.Certificates = ends
+	for _, l := range listeners {
+		host, port, err := net.SplitHostPort(l.Addr)
+		number, err2 := strconv.Atoi(port)
+		if err != nil || err2 != nil || l.Name == "pprof" {
+			continue
+		}
+		for _, protocol := range listenerProtocols(l.Name, len(ends) > 0) {
+			n.Listeners = append(n.Listeners, adminserver.Listener{Protocol: protocol, Host: host, Port: number})
+		}
+	}
+	return n
+}
+
+// listenerProtocols is what RabbitMQ calls what is served on a listener. With a
+// certificate each serves TLS beside.
+func listenerProtocols(name string, tls bool) []string {
+	protocols := []string{name}
+	if name == "http" {
+		protocols = append(protocols, "http/web-stomp", "http/prometheus")
+	}
+	if !tls {
+		return protocols
+	}
+	for _, p := range slices.Clone(protocols) {
+		if rest, ok := strings.CutPrefix(p, "http"); ok {
+			protocols = append(protocols, "https"+rest)
+		} else {
+			protocols = append(protocols, p+"/ssl")
+		}
+	}
+	return protocols
+}
+
+// nodes tells of the processes that share the store.
+func (a *admin) nodes(ctx context.Context) any {
 	self := a.self()
 	told := Nodes{Node: self.Name}
 	nodes := []journal.Node{}
 	if peers := a.peers(); peers != nil {
-		ctx, cancel := context.WithTimeout(r.Context(), rosterAsk)
+		ctx, cancel := context.WithTimeout(ctx, rosterAsk)
 		defer cancel()
 		var err error
 		if nodes, err = peers.ask(ctx); err != nil {
@@ -89,38 +168,17 @@ func (a *admin) nodes(w http.ResponseWriter, r *http.Request) {
 			SilentMS: n.Silent.Milliseconds(), Started: n.Started, Addresses: n.Addresses,
 		})
 	}
-	writeJSON(w, http.StatusOK, told)
+	return told
 }
 
-// allowed checks the credentials of a request (RFC 7617), and answers it if they are
-// not good: with the words of RabbitMQ's management plugin.
-func (a *admin) allowed(w http.ResponseWriter, r *http.Request) bool {
-	refuse := func(code int, kind, reason string) bool {
-		if code == http.StatusUnauthorized {
-			w.Header().Set("WWW-Authenticate", `Basic realm="Ferry"`)
+// withAPI serves the management API below its path, and all else as rest does. The
+// path is looked at as it came: names in it may have anything, in URL encoding.
+func withAPI(api http.Handler, rest http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.EscapedPath(), apiPath) {
+			api.ServeHTTP(w, r)
+			return
 		}
-		writeJSON(w, code, map[string]string{"error": kind, "reason": reason})
-		return false
-	}
-	const notAuthorised = "not_authorized"
-	name, password, ok := r.BasicAuth()
-	if !ok {
-		return refuse(http.StatusUnauthorized, notAuthorised, "this needs a user and a password")
-	}
-	if !a.known() {
-		return refuse(http.StatusServiceUnavailable, "starting", "the broker has no users yet")
-	}
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // not valid: not loopback
-	ctx, cancel := context.WithTimeout(r.Context(), adminLogin)
-	defer cancel()
-	_, err := a.users.Login(ctx, auth.Login{Protocol: "http", Name: name, Password: password, Peer: from.Addr()})
-	switch {
-	case errors.Is(err, auth.ErrLoopbackOnly):
-		return refuse(http.StatusUnauthorized, notAuthorised, "User can only log in via localhost")
-	case errors.Is(err, auth.ErrRefused):
-		return refuse(http.StatusUnauthorized, notAuthorised, "Login failed")
-	case err != nil:
-		return refuse(http.StatusServiceUnavailable, "busy", "too many logins are being checked; try again")
-	}
-	return true
+		rest.ServeHTTP(w, r)
+	})
 }

@@ -101,7 +101,11 @@ func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 	}
 	n.name = nodeName(cfg, n.front.fixed)
 	n.front.health.node = n.name
-	n.front.admin = &admin{lease: cfg.lease(), users: n.users, known: n.settings.known, self: n.describe, head: n.head, peers: n.peers.Load}
+	n.admin = &admin{
+		lease: cfg.lease(), users: n.users, known: n.settings.known, self: n.describe, head: n.head, peers: n.peers.Load,
+		memory: cfg.MemoryLimit.of(total), front: n.front.listening,
+	}
+	n.front.api = n.admin.api(cfg, n.name)
 	err = n.front.start(ctx)
 	release()
 	if err != nil {
@@ -174,6 +178,7 @@ type node struct {
 	memory  int64 // of the machine or the container, bytes; 0: not known
 	started time.Time
 	front   *front
+	admin   *admin
 	name    string
 	peers   rosterSlot
 
@@ -261,6 +266,11 @@ func (n *node) serve(ctx context.Context, st *store, b *broker.Broker) (lost boo
 	if err != nil {
 		return false, errors.Join(err, n.end(b, st))
 	}
+	if disk := st.diskAlarm(n.cfg.DiskFreeLimit); disk != nil {
+		n.admin.disk.Store(&disk)
+	}
+	n.admin.live.Store(b)
+	defer n.admin.live.Store(nil)
 	quiet, stopQuiet := context.WithCancel(ctx)
 	var freeing sync.WaitGroup
 	freeing.Go(func() { freeWhenQuiet(quiet) })

@@ -32,7 +32,7 @@ type front struct {
 	log    *slog.Logger
 	certs  *netserve.Certificates // nil: no TLS
 	health *health
-	admin  *admin
+	api    http.Handler      // of those who administrate
 	fixed  map[string]string // addresses of listeners that were open before, by name
 
 	amqp, stomp, gmq *protocol
@@ -170,7 +170,6 @@ const socketPath = "/ws"
 func (f *front) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", f.health.handler())
-	mux.HandleFunc("GET "+nodesPath, f.admin.nodes)
 	mux.HandleFunc(socketPath, func(w http.ResponseWriter, r *http.Request) {
 		sockets := f.sockets.Load()
 		switch {
@@ -182,7 +181,7 @@ func (f *front) handler() http.Handler {
 			sockets.ServeHTTP(w, r)
 		}
 	})
-	return mux
+	return withAPI(f.api, mux)
 }
 
 // all is what listeners understand.
@@ -262,6 +261,15 @@ func (f *front) addresses() []Address {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.open)
+}
+
+// listening are the listeners that are open, and when the certificates end that they
+// show. Any goroutine may call it.
+func (f *front) listening() (open []Address, ends []time.Time) {
+	if f.certs != nil {
+		ends = f.certs.Ends()
+	}
+	return f.addresses(), ends
 }
 
 func (f *front) serveHTTP(ln net.Listener, s *http.Server) {

@@ -148,12 +148,12 @@ func (h *health) handler() http.Handler {
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/livez", "/readyz", nodesPath:
+		case "/livez", "/readyz":
 			w.Header().Set("Allow", "GET, HEAD")
 			writeJSON(w, http.StatusMethodNotAllowed, map[string]string{"error": "only GET and HEAD are for this"})
 			return
 		}
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there are /livez, /readyz, /api/ferry/nodes and, for WebSockets, /ws here"})
+		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there are /livez, /readyz, the management API below /api/ and, for WebSockets, /ws here"})
 	})
 	return mux
 }

@@ -157,6 +157,18 @@ var layers = []layer{
 		not:      []string{"database/sql", "os"},
 	},
 	{
+		packages: "internal/definitions",
+		why:      "what a broker was told to be, as RabbitMQ writes it down: no protocol, no files",
+		mine:     []string{"internal/auth", "internal/broker", "internal/message"},
+		not:      []string{"database/sql", "net", "net/http", "os"},
+	},
+	{
+		packages: "internal/adminserver",
+		why:      "one protocol: HTTP above, the broker and its users below, no journal and no other protocol",
+		mine:     []string{"internal/auth", "internal/broker", "internal/definitions", "internal/message"},
+		not:      []string{"database/sql"},
+	},
+	{
 		packages: "internal/stompws",
 		why:      "WebSockets become connections like others: it knows STOMP's frames apart, and nothing of who serves them",
 		mine:     []string{"internal/netserve", "internal/pipenet"},
@@ -217,8 +229,8 @@ var layers = []layer{
 		packages: "internal/app",
 		why:      "the composition root: it wires what is below, and only the command lines and ferrytest build on it",
 		mine: []string{
-			"internal/amqpserver", "internal/auth", "internal/broker", "internal/gmqserver", "internal/journal/...", "internal/message",
-			"internal/netserve", "internal/stompserver", "internal/stompws", "internal/vfs",
+			"internal/adminserver", "internal/amqpserver", "internal/auth", "internal/broker", "internal/definitions", "internal/gmqserver",
+			"internal/journal/...", "internal/message", "internal/netserve", "internal/stompserver", "internal/stompws", "internal/vfs",
 		},
 		others: []string{"..."},
 	},

@@ -143,10 +143,6 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 	s.Flush()
 	v := s.v
 	v.mu.Lock()
-	if v.gone.Load() {
-		v.mu.Unlock()
-		return v.isDeleted()
-	}
 	x := v.exchanges[source]
 	if x == nil {
 		v.mu.Unlock()
@@ -167,7 +163,7 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 		if !b.durable {
 			return nil
 		}
-		return s.await(v.b.log.caughtUp())
+		return v.b.await(v.b.log.caughtUp())
 	}
 	x.attach(b)
 	v.changed()
@@ -176,7 +172,7 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 		w = v.b.log.write(recBind, v.bindingRecord(b))
 	}
 	v.mu.Unlock()
-	return s.await(w)
+	return v.b.await(w)
 }
 
 func (s *Session) unbind(source, key string, args []byte, find func() (to any, err error)) error {
@@ -190,12 +186,12 @@ func (s *Session) unbind(source, key string, args []byte, find func() (to any, e
 		if err != nil {
 			return err
 		}
-		return s.await(v.b.log.caughtUp())
+		return v.b.await(v.b.log.caughtUp())
 	}
 	b := x.bindings[bindingKey{to, key, string(args)}]
 	if b == nil {
 		v.mu.Unlock()
-		return s.await(v.b.log.caughtUp())
+		return v.b.await(v.b.log.caughtUp())
 	}
 	var w *waiter
 	if b.durable {
@@ -205,7 +201,7 @@ func (s *Session) unbind(source, key string, args []byte, find func() (to any, e
 		w = w2
 	}
 	v.mu.Unlock()
-	return s.await(w)
+	return v.b.await(w)
 }
 
 // compile checks a binding, and prepares one of a headers exchange.

@@ -47,7 +47,6 @@ func (s *Session) OpenChannel(id uint16) *Channel {
 	s.mu.Unlock()
 	if !s.cfg.Unlisted {
 		s.b.churn.channelsOpened.Add(1)
-		s.countChannel(1)
 	}
 	return ch
 }
@@ -83,7 +82,6 @@ func (ch *Channel) close() {
 	s.pub.tally.flush()
 	if !s.cfg.Unlisted {
 		s.b.churn.channelsClosed.Add(1)
-		s.countChannel(-1)
 	}
 	s.mu.Lock()
 	s.countOffLocked(ch)

@@ -22,8 +22,6 @@ type exchange struct {
 
 	counts exchangeCounts
 
-	policies policies
-
 	bindings map[bindingKey]*binding // where it is the source
 	incoming map[*binding]struct{}   // where it is the destination
 
@@ -70,7 +68,6 @@ func newExchange(v *VHost, spec ExchangeSpec) *exchange {
 	if x.typ == deduplication {
 		x.seen = v.newSeen(x)
 	}
-	x.matchPolicies(v.policies.Load())
 	return x
 }
 
@@ -107,17 +104,13 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 		return refused
 	}
 	v.mu.Lock()
-	if v.gone.Load() {
-		v.mu.Unlock()
-		return v.isDeleted()
-	}
 	if x := v.exchanges[spec.Name]; x != nil {
 		err := x.check(&spec)
 		v.mu.Unlock()
 		if err != nil || !spec.Durable {
 			return err
 		}
-		return s.await(v.b.log.caughtUp())
+		return v.b.await(v.b.log.caughtUp())
 	}
 	if reserved(spec.Name) {
 		v.mu.Unlock()
@@ -139,7 +132,7 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 		w = v.b.log.write(recExchange, x.record())
 	}
 	v.mu.Unlock()
-	return s.await(w)
+	return v.b.await(w)
 }
 
 func checkExchangeType(name string) *Error {
@@ -173,10 +166,8 @@ func (spec *ExchangeSpec) checkArgs(vhost string) *Error {
 // alternate is the exchange that gets what this one has nobody for, if it has one.
 // v.mu is held.
 func (x *exchange) alternate() (name string, ok bool) {
-	if a, ok := findArg(x.spec.Args, "alternate-exchange"); ok && a.kind == 'S' {
-		return a.String(), true
-	}
-	return x.policyText("alternate-exchange")
+	a, ok := findArg(x.spec.Args, "alternate-exchange")
+	return a.String(), ok && a.kind == 'S'
 }
 
 func (x *exchange) record() []byte {
@@ -237,7 +228,7 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 	x := v.exchanges[name]
 	if x == nil {
 		v.mu.Unlock()
-		return s.await(v.b.log.caughtUp())
+		return v.b.await(v.b.log.caughtUp())
 	}
 	if ifUnused && len(x.bindings) > 0 {
 		v.mu.Unlock()
@@ -245,7 +236,7 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 	}
 	w := v.dropExchange(x)
 	v.mu.Unlock()
-	return s.await(w)
+	return v.b.await(w)
 }
 
 // dropExchange removes an exchange, and what goes with it. v.mu is held.

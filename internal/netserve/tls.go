@@ -140,3 +140,14 @@ func (f TLSFiles) stamps() (s [3]stamp) {
 	}
 	return s
 }
+
+// Ends are when the certificates end that are shown now.
+func (c *Certificates) Ends() []time.Time {
+	var ends []time.Time
+	for _, cert := range c.current.Load().config.Certificates {
+		if cert.Leaf != nil {
+			ends = append(ends, cert.Leaf.NotAfter)
+		}
+	}
+	return ends
+}

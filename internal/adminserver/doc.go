@@ -1,0 +1,2 @@
+// Package adminserver is RabbitMQ's management API.
+package adminserver
