@@ -109,7 +109,7 @@ func (r *reader) reject(ch *channel, payload []byte) error {
 	if err != nil {
 		return undecodable(payload)
 	}
-	return ch.broker.Nack(m.DeliveryTag, false, m.Requeue)
+	return ch.broker.Reject(m.DeliveryTag, m.Requeue)
 }
 
 // undecodable is the fault of a method whose fields do not fit its frame.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -31,6 +32,7 @@ type Channel struct {
 	closed   bool
 	lastTag  uint64
 	unacked  unackedRing
+	unsent   uint64 // tag of the first delivery that was not written when the session was closed, and one; 0: none
 	shared   uint32 // prefetch of the whole channel
 	inFlight uint32
 	parked   []*Consumer // waiting for the channel's room
@@ -90,9 +92,10 @@ func (ch *Channel) close() {
 	ch.unacked.all(func(d delivered) { back = append(back, d) })
 	ch.unacked = unackedRing{}
 	s.unacked -= len(back)
+	from := min(ch.firstUnsentLocked(), ch.unsent-1) // without unsent, that is more than any
 	s.dropDeliveriesLocked(func(c *Consumer) bool { return c.ch == ch })
 	s.mu.Unlock()
-	settleAll(back, requeue)
+	settleSent(back, failed, from)
 	s.unstall()
 }
 
@@ -150,9 +153,11 @@ func (ch *Channel) unparkLocked() []*Consumer {
 type outcome uint8
 
 const (
-	acked outcome = iota
-	discarded
-	requeue
+	acked     outcome = iota
+	discarded         // refused, and not to come back
+	requeue           // given back
+	failed            // given back by a consumer that failed, or could do nothing more
+	unsent            // taken back: it was never written to the consumer
 )
 
 // Ack settles the delivery with this tag, or (multiple) all up to it; tag 0
@@ -165,6 +170,15 @@ func (ch *Channel) Nack(tag uint64, multiple, back bool) error {
 		return ch.settle(tag, multiple, requeue)
 	}
 	return ch.settle(tag, multiple, discarded)
+}
+
+// Reject refuses one delivery. It is as Nack, but that a message that goes back to its
+// place is taken to have failed: queues with a limit of deliveries count that.
+func (ch *Channel) Reject(tag uint64, back bool) error {
+	if back {
+		return ch.settle(tag, false, failed)
+	}
+	return ch.settle(tag, false, discarded)
 }
 
 func (ch *Channel) settle(tag uint64, multiple bool, how outcome) error {
@@ -238,8 +252,11 @@ func (ch *Channel) creditLocked(list []delivered) (resume []*Consumer) {
 }
 
 // settleAll carries out settlements queue by queue.
-func settleAll(list []delivered, how outcome) {
-	if how == requeue {
+func settleAll(list []delivered, how outcome) { settleSent(list, how, math.MaxUint64) }
+
+// settleSent is settleAll for deliveries of which those from a tag on are unsent.
+func settleSent(list []delivered, how outcome, from uint64) {
+	if how >= requeue {
 		slices.SortFunc(list, byQueue) // nothing is given out again before what was in front of it is back
 	}
 	for len(list) > 0 {
@@ -252,13 +269,15 @@ func settleAll(list []delivered, how outcome) {
 		if !q.deleted {
 			q.countSettled(how, n)
 			for i := range list[:n] {
-				switch how {
-				case requeue:
-					q.requeueLocked(list[i].seq)
-				case discarded:
-					q.expelLocked(list[i].seq, rejected)
-				case acked:
+				switch {
+				case how == acked:
 					q.removeLocked(list[i].seq)
+				case how == discarded:
+					q.expelLocked(list[i].seq, rejected)
+				case list[i].tag >= from:
+					q.returnLocked(list[i].seq, unsent)
+				default:
+					q.returnLocked(list[i].seq, how)
 				}
 				if q.single != nil {
 					q.settledLocked(list[i])

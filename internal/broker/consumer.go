@@ -99,6 +99,9 @@ func (c *Consumer) assignLocked(most int) verdict {
 		if redelivered {
 			again++
 		}
+		if e.count != 0 {
+			block = q.shownLocked(e, block, false)
+		}
 		q.takeLocked(seq, e)
 		ch.lastTag++
 		if c.noAck {
@@ -377,6 +380,7 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 			continue
 		}
 		redelivered := e.redelivered
+		block = q.shownLocked(e, block, true)
 		q.takeLocked(seq, e)
 		s.mu.Lock()
 		ch.lastTag++

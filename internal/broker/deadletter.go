@@ -50,6 +50,7 @@ type obituary struct {
 	from, to []byte // the queue, and the dead-letter exchange
 	key      []byte // the routing key from now on; nil: it stays
 	now      int64  // seconds since 1970
+	count    uint32 // deliveries in vain that the message is to tell of; 0: none
 
 	deaths  []death // of the message that was written last, newest first
 	copied  bool    // it has further routing keys
@@ -128,6 +129,10 @@ func (o *obituary) list(v *message.View, old, expiration []byte) []byte {
 				continue
 			}
 			o.copied = true
+		case deliveryCountHeader, acquiredCountHeader:
+			if o.count > 0 {
+				continue
+			}
 		}
 		out = append(out, raw...)
 	}
@@ -139,6 +144,9 @@ func (o *obituary) list(v *message.View, old, expiration []byte) []byte {
 	out = appendTextHeader(out, lastDeathReason, why)
 	out = appendTextHeader(out, lastDeathQueue, o.from)
 	out = appendTextHeader(out, lastDeathExchange, v.Exchange)
+	if o.count > 0 {
+		out = appendCounts(out, o.count)
+	}
 	o.event(v, old, expiration, count)
 	out = append(append(append(out, byte(len(deathHeader))), deathHeader...), 'A')
 	out = binary.BigEndian.AppendUint32(out, uint32(1+4+len(o.fresh)+len(o.others)))

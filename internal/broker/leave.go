@@ -108,7 +108,7 @@ func (x *exit) takeLocked(q *Queue, items []moving, most, bytes int) []moving {
 	for len(x.list) > 0 && most > 0 && bytes > 0 {
 		run := &x.list[0]
 		if e := q.entryLocked(run.first); e != nil && e.state == leaving {
-			items = append(items, moving{seq: run.first, why: run.why, from: e.msg})
+			items = append(items, moving{seq: run.first, why: run.why, count: e.count, from: e.msg})
 			bytes -= int(e.msg.size)
 			most--
 		} else {

@@ -92,6 +92,7 @@ func (m *moves) run() {
 type moving struct {
 	seq   uint64
 	why   reason
+	count uint32  // deliveries in vain, by a queue that counts
 	from  *stored // as it was when it was taken; the cleaner may have copied it since
 	block []byte  // its own
 
@@ -251,6 +252,7 @@ func (w *carrier) prepare(q *Queue, rules *rules, it *moving) error {
 // its own if there is one. If no queue takes it, it.r is nil.
 func (w *carrier) address(q *Queue, it *moving, view *message.View, to string, key *string) error {
 	o := &w.writer
+	o.count = it.count
 	o.why, o.from, o.to, o.key = it.why, append(o.from[:0], q.name...), append(o.to[:0], to...), nil
 	if key != nil {
 		w.key = append(w.key[:0], *key...)

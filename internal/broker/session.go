@@ -285,6 +285,7 @@ func (s *Session) Close() {
 	s.Flush()
 	s.mu.Lock()
 	s.closed = true
+	s.noteUnsentLocked()
 	s.events = nil
 	s.mu.Unlock()
 	for _, ch := range s.channels {

@@ -232,7 +232,7 @@ func (c *Consumer) look(w *watch, now time.Time) (every time.Duration) {
 			ch.endConsumer(other)
 		}
 	}
-	settleAll(late, requeue)
+	settleAll(late, failed)
 	resumeConsumers(resume)
 	s.unstall()
 	s.signal()

@@ -165,8 +165,8 @@ func (ch *Channel) TxCommit() error {
 			d.q.countSettled(st.how, 1)
 			switch {
 			case d.q.deleted:
-			case st.how == requeue:
-				d.q.requeueLocked(d.seq)
+			case st.how >= requeue:
+				d.q.returnLocked(d.seq, st.how)
 			case st.how == discarded:
 				d.q.expelLocked(d.seq, rejected)
 			default:
