@@ -26,7 +26,7 @@ type arrival struct {
 	resent   bool   // it may have been delivered before: it is redelivered
 	priority uint8  // its own; more than the queue's highest counts as that
 	over     uint16 // bytes by which its block is larger than its body; see headBytes
-	ttl      uint32 // ms, and one: its own, from entering the queue on; 0: it has none
+	ttl      int64  // ms, and one: its own, from entering the queue on; 0: it has none
 	count    uint32 // deliveries in vain
 	wake     int64  // ms since 1970: it waits until then; 0: it is ready
 }

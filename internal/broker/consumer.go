@@ -322,6 +322,7 @@ func (q *Queue) dropConsumerLocked(c *Consumer) bool {
 	}
 	if len(q.consumers) == 0 {
 		q.releaseLocked()
+		q.usedLocked()
 	}
 	return len(q.consumers) == 0
 }
@@ -342,6 +343,7 @@ func (ch *Channel) Get(queue string, noAck bool) (found bool, err error) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.usedLocked()
 	for {
 		switch {
 		case q.deleted:

@@ -55,9 +55,11 @@ func (s *Session) CheckQueue(name string) (QueueInfo, error) {
 	return q.info(), nil
 }
 
+// info is for who declares the queue, or asks for it.
 func (q *Queue) info() QueueInfo {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.usedLocked()
 	return QueueInfo{Name: q.name, Messages: q.ready, Consumers: len(q.consumers)}
 }
 
@@ -122,6 +124,9 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 	if q.logged {
 		w = v.b.log.write(recQueue, q.record())
 	}
+	q.mu.Lock()
+	q.usedLocked()
+	q.mu.Unlock()
 	v.mu.Unlock()
 	for _, name := range withoutEffect {
 		if _, ok := findArg(spec.Args, name); ok {

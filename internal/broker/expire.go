@@ -145,20 +145,25 @@ func (b *Broker) startClocks() {
 	for _, v := range b.allVHosts() {
 		v.mu.RLock()
 		for _, q := range v.queues {
-			q.mu.Lock()
-			q.eachChunk(func(k *chunk) {
-				if k.times != nil && k.times.next != notTimed {
-					heap.Push(&q.makeClock().timed, k)
-				}
-			})
-			if q.clock != nil {
-				q.setClockLocked()
-			}
-			q.usedLocked()
-			q.mu.Unlock()
+			q.startClock()
 		}
 		v.mu.RUnlock()
 	}
+}
+
+// startClock begins to watch what a replay has found in a queue.
+func (q *Queue) startClock() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.eachChunk(func(k *chunk) {
+		if k.times != nil && k.times.next != notTimed {
+			heap.Push(&q.makeClock().timed, k)
+		}
+	})
+	if q.clock != nil {
+		q.setClockLocked()
+	}
+	q.usedLocked()
 }
 
 // clockLoop does what is due.
@@ -217,7 +222,7 @@ func (k *chunk) timeOf(i int) int64 {
 func (q *Queue) arriveLocked(k *chunk, seq uint64, a arrival) {
 	ttl := q.rules.ttl
 	if a.ttl != 0 {
-		ttl = min(ttl, int64(a.ttl)-1)
+		ttl = min(ttl, a.ttl-1)
 	}
 	i := int(seq - k.first)
 	at := attrs{wake: a.wake, count: a.count, over: a.over}
@@ -316,7 +321,7 @@ func (q *Queue) tick() {
 		unused := q.unusedLocked()
 		q.mu.Unlock()
 		if unused {
-			q.v.deleteUnusedFor(q)
+			q.v.b.tasks.Go(func() { q.v.deleteExpired(q) })
 		}
 	}
 }
@@ -393,8 +398,9 @@ func (q *Queue) unusedLocked() bool {
 		nowMillis()-q.clock.used >= q.rules.expires.Milliseconds()
 }
 
-// deleteUnusedFor removes a queue that was not used for as long as it may.
-func (v *VHost) deleteUnusedFor(q *Queue) {
+// deleteExpired removes a queue that was not used for as long as it may be.
+func (v *VHost) deleteExpired(q *Queue) {
+	_, _ = v.b.awaitMoves(q) // if that fails the broker does
 	v.mu.Lock()
 	q.mu.Lock()
 	if !q.deleted && q.unusedLocked() {

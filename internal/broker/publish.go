@@ -40,7 +40,7 @@ type pubItem struct {
 	marked    bool   // it may repeat one that was accepted before
 	refused   bool   // by one of its queues
 	over      uint16 // as that of arrival
-	ttl       uint32 // likewise
+	ttl       int64  // likewise
 }
 
 func (it *pubItem) arrival() arrival {
@@ -71,7 +71,7 @@ type publisher struct {
 	id        []byte // the identity's text of what was routed last; empty: it has none
 	timed     extent // where in checked the field of the expiration is; n is 0: there is none
 	urgency   uint8  // the priority of checked
-	ttl       uint32 // the expiration of what was routed last, as in arrival
+	ttl       int64  // the expiration of what was routed last, as in arrival
 	priority  uint8  // its priority
 	bare      []byte // the properties of what was routed last without its mark; nil: they had none
 	marked    bool   // what was routed last was marked as a resend

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"bytes"
-	"math"
 	"slices"
 
 	"github.com/ferrymq/ferry/internal/message"
@@ -120,20 +119,20 @@ func (p *publisher) isPlainTimed(props []byte) bool {
 
 // expirationTTL is what an expiration means to arrival.ttl, if it is written in
 // decimal digits, as it should be.
-func expirationTTL(v []byte) (ttl uint32, ok bool) {
-	n := uint64(0)
+func expirationTTL(v []byte) (ttl int64, ok bool) {
+	n := int64(0)
 	for _, c := range v {
-		if c < '0' || c > '9' || n > math.MaxUint32 {
+		if c < '0' || c > '9' || n > maxDuration {
 			return 0, false
 		}
-		n = 10*n + uint64(c-'0')
+		n = 10*n + int64(c-'0')
 	}
-	return uint32(min(n+1, math.MaxUint32)), len(v) > 0 && n <= math.MaxUint32
+	return n + 1, len(v) > 0 && n <= maxDuration
 }
 
 // lifeOf is what a list of properties, which was found to be good, says of how long
 // a message lasts, as in arrival, and of its priority.
-func lifeOf(props []byte) (ttl uint32, priority uint8) {
+func lifeOf(props []byte) (ttl int64, priority uint8) {
 	for {
 		field, v, rest, ok := message.NextField(props)
 		if !ok {
