@@ -141,7 +141,7 @@ func (w *writer) encode(e *broker.Event) *fault {
 }
 
 func (w *writer) delivery(e *broker.Event) *fault {
-	v, err := message.Parse(e.Data)
+	v, err := message.ParseVisible(e.Data)
 	if err != nil {
 		return unwritable(err)
 	}
@@ -154,7 +154,7 @@ func (w *writer) delivery(e *broker.Event) *fault {
 }
 
 func (w *writer) got(e *broker.Event) *fault {
-	v, err := message.Parse(e.Data)
+	v, err := message.ParseVisible(e.Data)
 	if err != nil {
 		return unwritable(err)
 	}
@@ -172,7 +172,7 @@ func (w *writer) got(e *broker.Event) *fault {
 }
 
 func (w *writer) returned(e *broker.Event) *fault {
-	v, err := message.Parse(e.Data)
+	v, err := message.ParseVisible(e.Data)
 	if err != nil {
 		return unwritable(err)
 	}

@@ -95,6 +95,9 @@ func (o *obituary) write(dst []byte, v *message.View) []byte {
 	at := len(dst)
 	dst = message.AppendBlockHead(dst, v.Persistent, o.to, key, o.props)
 	message.MarkDead(dst[at:])
+	if v.Blind {
+		message.MarkBlind(dst[at:])
+	}
 	return append(dst, v.Body...)
 }
 

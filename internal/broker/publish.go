@@ -75,6 +75,7 @@ type publisher struct {
 	priority  uint8  // its priority
 	bare      []byte // the properties of what was routed last without its mark; nil: they had none
 	marked    bool   // what was routed last was marked as a resend
+	blind     bool   // it has a header BCC
 	value     header // dedupHeader of what was routed last, while its properties are there
 	valueAt   extent // where in checked it is
 	valueKind byte   // of what kind
@@ -139,6 +140,9 @@ func (ch *Channel) Publish(p *Publish) error {
 	size := message.Overhead + len(p.Exchange) + len(p.Key) + len(props) + len(p.Body)
 	block := message.AppendBlockHead(s.pub.room(size), p.Persistent, p.Exchange, p.Key, props)
 	head := len(block)
+	if s.pub.blind {
+		message.MarkBlind(block)
+	}
 	block = append(block, p.Body...)
 	s.pub.tally.publish(ch, len(p.Body))
 	ch.enqueue(block, head, r, p, s.pub.marked)
@@ -194,6 +198,9 @@ func (ch *Channel) PublishLarge(p *Publish, size uint64) (*Incoming, error) {
 	}
 	in.block = message.AppendBlockHead(make([]byte, 0, head+room), p.Persistent, p.Exchange, p.Key, props)
 	in.head = len(in.block)
+	if ch.s.pub.blind {
+		message.MarkBlind(in.block)
+	}
 	ch.incoming = in
 	return in, nil
 }

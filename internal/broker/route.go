@@ -24,7 +24,7 @@ type path struct {
 func (p *publisher) route(m *Publish) (*path, error) {
 	v := p.s.v
 	special := false
-	p.bare, p.marked = nil, false
+	p.bare, p.marked, p.blind = nil, false, false
 	switch {
 	case len(m.Properties) == 0:
 		p.id, p.ttl, p.priority, p.value = nil, 0, 0, header{}
@@ -187,7 +187,7 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 	if p.duplicate {
 		id = h.duplicate
 	}
-	p.idAt, p.idLen, p.direct = headers+id.at, id.n, direct
+	p.idAt, p.idLen, p.direct, p.blind = headers+id.at, id.n, direct, h.blind
 	p.id = props[p.idAt : p.idAt+p.idLen]
 	p.valueAt, p.valueKind, p.age = extent{headers + h.value.at, h.value.n}, h.valueKind, h.age
 	p.value = header{p.valueKind, props[p.valueAt.at : p.valueAt.at+p.valueAt.n]}
@@ -203,6 +203,7 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 // found is what headers have that the broker is to know of.
 type found struct {
 	special   bool   // further routing keys
+	blind     bool   // some that consumers do not see
 	attempt   bool   // the number of an attempt
 	id        extent // of an identity
 	duplicate extent // a duplicate id
@@ -221,8 +222,10 @@ func examineHeaders(headers []byte) (f found) {
 			return f
 		}
 		switch string(name) {
-		case "CC", "BCC":
+		case "CC":
 			f.special = true
+		case message.BCC:
+			f.special, f.blind = true, true
 		case idHeader:
 			if kind == 'S' && f.id.n == 0 {
 				f.id = extent{len(headers) - len(rest) - len(v) + 4, len(v) - 4}

@@ -44,7 +44,7 @@ func (c *conn) hand(e ending, got *broker.Event) error {
 		c.add(a)
 		return nil
 	}
-	v, err := message.Parse(got.Data)
+	v, err := message.ParseVisible(got.Data)
 	if err != nil {
 		return kindFault(broker.Internal, err.Error())
 	}

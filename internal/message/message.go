@@ -10,7 +10,8 @@
 //
 //	checksum    4  CRC-32C of all that follows, big endian
 //	flags       1  bit 0: persistent; bit 1: dead-lettered, so that the headers
-//	               that tell of that are the broker's
+//	               that tell of that are the broker's; bit 2: there may be a
+//	               header BCC
 //	exchange    1  length, then that many bytes
 //	key         1  length, then that many bytes
 //	properties  uvarint length, then that many bytes
@@ -67,6 +68,7 @@ const (
 const (
 	flagPersistent = 1 << iota
 	flagDead
+	flagBlind
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -79,6 +81,7 @@ var ErrDamaged = errors.New("message block is damaged")
 type View struct {
 	Persistent bool
 	Dead       bool // a broker has dead-lettered it, and written the headers about that
+	Blind      bool // it may have a header BCC
 	Exchange   []byte
 	Key        []byte
 	Properties []byte // a property list
@@ -107,6 +110,10 @@ func AppendBlockHead(dst []byte, persistent bool, exchange, key, properties []by
 // dead-lettered: the headers about that in its properties are the broker's own.
 func MarkDead(block []byte) { block[4] |= flagDead }
 
+// MarkBlind makes a block, that nobody else has yet, one of a message with a header
+// BCC: no consumer is to see that; see ParseVisible.
+func MarkBlind(block []byte) { block[4] |= flagBlind }
+
 // Seal writes the checksum of a complete block. Others may Parse the block
 // meanwhile: the checksum is not looked at by it.
 func Seal(block []byte) {
@@ -129,6 +136,7 @@ func Parse(block []byte) (View, error) {
 	}
 	v.Persistent = block[4]&flagPersistent != 0
 	v.Dead = block[4]&flagDead != 0
+	v.Blind = block[4]&flagBlind != 0
 	p := 5
 	n := int(block[p])
 	p++
@@ -152,6 +160,45 @@ func Parse(block []byte) (View, error) {
 	v.Properties = block[p : p+int(u)]
 	v.Body = block[p+int(u):]
 	return v, nil
+}
+
+// BCC is the header with routing keys that consumers do not see.
+const BCC = "BCC"
+
+// ParseVisible is Parse for whoever consumes the message, or has it returned: without
+// the header BCC.
+func ParseVisible(block []byte) (View, error) {
+	v, err := Parse(block)
+	if v.Blind && err == nil {
+		v.Properties = withoutBCC(v.Properties)
+	}
+	return v, err
+}
+
+func withoutBCC(props []byte) []byte {
+	out := make([]byte, 0, len(props))
+	for {
+		id, value, rest, ok := NextField(props)
+		if !ok {
+			return out
+		}
+		if id == Headers {
+			kept := make([]byte, 0, len(value))
+			for list := value; ; {
+				name, _, _, next, ok := NextHeader(list)
+				if !ok {
+					break
+				}
+				if string(name) != BCC {
+					kept = append(kept, list[:len(list)-len(next)]...)
+				}
+				list = next
+			}
+			value = kept
+		}
+		out = AppendField(out, id, value)
+		props = rest
+	}
 }
 
 // AppendField appends one property. Callers append in ascending order of id.

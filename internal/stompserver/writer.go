@@ -169,7 +169,7 @@ func (w *writer) confirmed(e *broker.Event) *fault {
 // returned is for a message whose queue is not there any more. What follows is
 // its confirm, which must not become a receipt.
 func (w *writer) returned(e *broker.Event) *fault {
-	v, err := message.Parse(e.Data)
+	v, err := message.ParseVisible(e.Data)
 	if err != nil {
 		return unwritable(err)
 	}
@@ -202,7 +202,7 @@ func (w *writer) delivery(e *broker.Event) *fault {
 		w.consumer, w.sub = e.Consumer, w.subs.find(e.Consumer)
 	}
 	s := w.sub
-	v, err := message.Parse(e.Data)
+	v, err := message.ParseVisible(e.Data)
 	if err != nil || s == nil {
 		return unwritable(err)
 	}
