@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -217,4 +219,53 @@ func TestAHundredUsersThatReconnectAreAllLookedAt(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// The time of a refusal must not tell whether there is a user, or of which kind its
+// hash is. What argon2id costs is memory first: that can be seen.
+func TestEveryRefusalCostsAHash(t *testing.T) {
+	u := New(&MemoryStore{})
+	mustPut(t, u, "own", "right")
+	mustPut(t, u, "none", "")
+	cheap(t, u, "rabbit", "right")
+	cost := uint64(ownCost.memory) << 10
+	for i, l := range []Login{
+		{Name: "own", Password: "wrong"},
+		{Name: "none", Password: "wrong"},
+		{Name: "none", Password: ""},
+		{Name: "rabbit", Password: "wrong"},
+		{Name: "rabbit", Password: ""},
+		{Name: "nobody", Password: "wrong"},
+		{Name: "nobody", Password: strings.Repeat("x", MaxPassword+1)},
+		{Name: strings.Repeat("x", MaxName+1), Password: "wrong"},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := u.Login(t.Context(), l); !errors.Is(err, ErrRefused) {
+			t.Errorf("row %d: %v", i, err)
+		}
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n < cost || n >= 2*cost {
+			t.Errorf("row %d, %.20s: %d bytes, want those of one hash, %d", i, l.Name, n, cost)
+		}
+	}
+}
+
+func TestMatchesIsOutsideOfTheLimits(t *testing.T) {
+	u := New(&MemoryStore{})
+	cheap(t, u, "ada", "right")
+	for i := range 2 * FailedAtOnce {
+		if same, err := u.Matches(t.Context(), "ada", fmt.Sprint(i)); same || err != nil {
+			t.Fatal(same, err)
+		}
+	}
+	if same, err := u.Matches(t.Context(), "ada", "right"); !same || err != nil {
+		t.Error(same, err)
+	}
+	if _, err := u.Matches(t.Context(), "bob", "right"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	if len(u.Attempts()) != 0 {
+		t.Error("it is counted")
+	}
 }

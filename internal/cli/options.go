@@ -375,7 +375,7 @@ func setPassword(c *serveConfig, file string) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the file: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was read only
 	b, err := io.ReadAll(io.LimitReader(f, maxPasswordFile))
 	if err != nil {
 		return fmt.Errorf("cannot read the file: %w", err)
