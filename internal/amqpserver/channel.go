@@ -37,6 +37,9 @@ func (r *reader) openChannel(f amqpwire.Frame) error {
 		return faultf(amqpwire.NotAllowed,
 			"number of channels opened (%d) has reached the negotiated channel_max (%d)", len(r.channels), most)
 	}
+	if err := r.session.MayOpenChannel(); err != nil {
+		return err
+	}
 	if r.channels == nil {
 		r.channels = make(map[uint16]*channel, 1)
 	}

@@ -143,6 +143,10 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 	s.Flush()
 	v := s.v
 	v.mu.Lock()
+	if v.gone.Load() {
+		v.mu.Unlock()
+		return v.isDeleted()
+	}
 	x := v.exchanges[source]
 	if x == nil {
 		v.mu.Unlock()
@@ -163,7 +167,7 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 		if !b.durable {
 			return nil
 		}
-		return v.b.await(v.b.log.caughtUp())
+		return s.await(v.b.log.caughtUp())
 	}
 	x.attach(b)
 	v.changed()
@@ -172,7 +176,7 @@ func (s *Session) bind(source, key string, args []byte, find func() (to any, dur
 		w = v.b.log.write(recBind, v.bindingRecord(b))
 	}
 	v.mu.Unlock()
-	return v.b.await(w)
+	return s.await(w)
 }
 
 func (s *Session) unbind(source, key string, args []byte, find func() (to any, err error)) error {
@@ -186,12 +190,12 @@ func (s *Session) unbind(source, key string, args []byte, find func() (to any, e
 		if err != nil {
 			return err
 		}
-		return v.b.await(v.b.log.caughtUp())
+		return s.await(v.b.log.caughtUp())
 	}
 	b := x.bindings[bindingKey{to, key, string(args)}]
 	if b == nil {
 		v.mu.Unlock()
-		return v.b.await(v.b.log.caughtUp())
+		return s.await(v.b.log.caughtUp())
 	}
 	var w *waiter
 	if b.durable {
@@ -201,7 +205,7 @@ func (s *Session) unbind(source, key string, args []byte, find func() (to any, e
 		w = w2
 	}
 	v.mu.Unlock()
-	return v.b.await(w)
+	return s.await(w)
 }
 
 // compile checks a binding, and prepares one of a headers exchange.

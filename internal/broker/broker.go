@@ -81,6 +81,7 @@ type Broker struct {
 	scratch  *scratch
 	replies  replies
 	settings *settings
+	applier  *applier
 	alarms   alarms
 	timers   timers
 	timeouts timeouts
@@ -111,7 +112,8 @@ type Broker struct {
 	mu       sync.Mutex // guards what follows
 	vhosts   map[string]*VHost
 	sessions map[*Session]struct{}
-	empty    chan struct{} // closed when the last session is, nil if nobody waits
+	users    map[string]*usage // that have sessions
+	empty    chan struct{}     // closed when the last session is, nil if nobody waits
 	past     past
 	failure  *Error
 	cause    error
@@ -170,8 +172,10 @@ func newBroker(cfg Config) *Broker {
 		failed:   make(chan struct{}),
 		vhosts:   map[string]*VHost{},
 		sessions: map[*Session]struct{}{},
+		users:    map[string]*usage{},
 		settings: &settings{},
 		timers:   timers{wake: make(chan struct{}, 1)},
+		applier:  newApplier(),
 	}
 	b.clock.Store(time.Now().UnixMilli())
 	if b.logger == nil {
@@ -209,13 +213,14 @@ func (b *Broker) serve(ctx context.Context) error {
 	b.loops.Go(b.cleanLoop)
 	b.loops.Go(b.alarmLoop)
 	b.loops.Go(b.timeoutLoop)
+	b.loops.Go(b.applyLoop)
 	b.enforceAll()
 	b.startClocks()
 	b.loops.Go(b.clockLoop)
 	if b.lease != nil {
 		b.loops.Go(b.leaseLoop)
 	}
-	if b.vhost("/") == nil {
+	if len(b.allVHosts()) == 0 {
 		if err := b.AddVHost("/"); err != nil {
 			return errors.Join(err, b.Close(ctx), b.Cause())
 		}
@@ -274,17 +279,18 @@ func (b *Broker) fail(err error) {
 		b.failure = failure
 		b.cause = err
 		e := b.failure
-		sessions := make([]*Session, 0, len(b.sessions))
-		for s := range b.sessions {
-			sessions = append(sessions, s)
-		}
+		sessions := b.sessionsLocked()
 		b.mu.Unlock()
 		close(b.failed)
-		for _, s := range sessions {
-			s.push(Event{Kind: EventClosed, Err: e})
-			s.Interrupt()
-		}
+		closeAll(sessions, e)
 	})
+}
+
+func closeAll(sessions []*Session, reason *Error) {
+	for _, s := range sessions {
+		s.push(Event{Kind: EventClosed, Err: reason})
+		s.Interrupt()
+	}
 }
 
 // CloseSessions asks every connection to close with this reason, and lets no
@@ -293,15 +299,9 @@ func (b *Broker) CloseSessions(reason string) {
 	e := errorf(Forced, "%s", reason)
 	b.mu.Lock()
 	b.closing = e
-	sessions := make([]*Session, 0, len(b.sessions))
-	for s := range b.sessions {
-		sessions = append(sessions, s)
-	}
+	sessions := b.sessionsLocked()
 	b.mu.Unlock()
-	for _, s := range sessions {
-		s.push(Event{Kind: EventClosed, Err: e})
-		s.Interrupt()
-	}
+	closeAll(sessions, e)
 }
 
 // AwaitSessions returns nil when no session is open any more, or ctx's cause. It is
@@ -331,6 +331,7 @@ func (b *Broker) forget(s *Session) {
 	defer b.mu.Unlock()
 	if _, ok := b.sessions[s]; ok {
 		b.countOffLocked(s)
+		b.dismissLocked(s)
 		delete(b.sessions, s)
 	}
 	if len(b.sessions) == 0 && b.empty != nil {

@@ -49,6 +49,7 @@ func (s *Session) OpenChannel(id uint16) *Channel {
 	s.mu.Unlock()
 	if !s.cfg.Unlisted {
 		s.b.churn.channelsOpened.Add(1)
+		s.countChannel(1)
 	}
 	return ch
 }
@@ -84,6 +85,7 @@ func (ch *Channel) close() {
 	s.pub.tally.flush()
 	if !s.cfg.Unlisted {
 		s.b.churn.channelsClosed.Add(1)
+		s.countChannel(-1)
 	}
 	s.mu.Lock()
 	s.countOffLocked(ch)

@@ -188,8 +188,12 @@ func (b *Broker) takeCheckpoint() error {
 	}
 	b.settings.each(func(s Setting) { put(recSetting, s.record()) })
 	for _, v := range b.allVHosts() {
-		put(recVHost, appendText(nil, v.name))
 		v.mu.RLock()
+		if v.gone.Load() { // what is described of it otherwise stands behind the record of its end
+			v.mu.RUnlock()
+			continue
+		}
+		put(recVHost, appendText(nil, v.name))
 		queues := make([]*Queue, 0, len(v.queues))
 		for _, q := range v.queues {
 			if q.logged {

@@ -78,6 +78,8 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 		_, _ = rand.Read(id[:]) // never fails
 		spec.Name = "amq.gen-" + base64.RawURLEncoding.EncodeToString(id[:])
 	}
+	said := spec.Args
+	v.ofDefaultKind(&spec)
 	refused, asNew := s.mayDeclareQueue(&spec)
 	if refused != nil && !(named && reserved(spec.Name)) { // of which is told below that it is
 		return QueueInfo{}, refused
@@ -85,29 +87,36 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 	if err := checkQueueArgs(v.name, spec.Name, spec.Args); err != nil && asNew == nil {
 		asNew = err
 	}
+	most, limited := v.b.limit(SettingVHostLimit, v.name, limitQueues)
 	v.mu.Lock()
+	if v.gone.Load() {
+		v.mu.Unlock()
+		return QueueInfo{}, v.isDeleted()
+	}
 	v.b.churn.queuesDeclared.Add(1)
 	if q := v.queues[spec.Name]; q != nil {
 		v.mu.Unlock()
 		if refused != nil {
 			return QueueInfo{}, refused
 		}
+		spec.Args = said
 		if err := q.check(&spec, s); err != nil { // before its arguments are
 			return QueueInfo{}, err
 		}
 		if !q.logged {
 			return q.info(), nil
 		}
-		return q.info(), v.b.await(v.b.log.caughtUp())
+		return q.info(), s.await(v.b.log.caughtUp())
 	}
 	if named && reserved(spec.Name) {
 		v.mu.Unlock()
 		return QueueInfo{}, errorf(AccessRefused, "queue name '%s' contains reserved prefix 'amq.*'", spec.Name)
 	}
 	if asNew == nil {
-		if err := spec.checkKind(v.name); err != nil {
-			asNew = err
-		}
+		asNew = spec.checkKind(v.name)
+	}
+	if asNew == nil {
+		asNew = v.checkQuota(spec.Name, most, limited)
 	}
 	if asNew != nil {
 		v.mu.Unlock()
@@ -128,18 +137,15 @@ func (s *Session) DeclareQueue(spec QueueSpec) (QueueInfo, error) {
 	q.usedLocked()
 	q.mu.Unlock()
 	v.mu.Unlock()
-	for _, name := range withoutEffect {
-		if _, ok := findArg(spec.Args, name); ok {
-			v.b.logger.Warn("an argument is kept, but has no effect yet", "queue", spec.Name, "argument", name)
-		}
-	}
-	return QueueInfo{Name: spec.Name}, v.b.await(w)
+	return QueueInfo{Name: spec.Name}, s.await(w)
 }
 
 // addQueue adds a queue without a record. v.mu is held, or nobody else is there.
 func (v *VHost) addQueue(num uint64, spec QueueSpec) *Queue {
 	q := &Queue{v: v, name: spec.Name, num: num, spec: spec, logged: spec.Durable && !spec.Exclusive}
-	q.rules = rulesOf(spec.Args, nil, nil)
+	set := v.policies.Load()
+	q.policies = set.ofQueue(&spec)
+	q.rules = set.rulesOf(spec.Args, q.policies)
 	if q.rules.quorum {
 		q.kind = 1
 	}
@@ -168,6 +174,9 @@ func (q *Queue) check(spec *QueueSpec, s *Session) error {
 		return inequivalent("auto_delete", "queue", q.name, vhost, spec.AutoDelete, cur.AutoDelete)
 	}
 	for _, a := range queueArgs {
+		if _, ok := findArg(spec.Args, a.name); !ok && a.name == "x-queue-type" && cur.kind() == q.v.defaultKind() {
+			continue // it is meant where nothing is said
+		}
 		if err := equivalent(a.name, "queue", q.name, vhost, spec.Args, cur.Args); err != nil {
 			return err
 		}
@@ -227,7 +236,7 @@ func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) 
 	q := v.queues[name]
 	if q == nil {
 		v.mu.Unlock()
-		return 0, v.b.await(v.b.log.caughtUp())
+		return 0, s.await(v.b.log.caughtUp())
 	}
 	if q.owner != nil && q.owner != s {
 		v.mu.Unlock()
@@ -248,7 +257,7 @@ func (s *Session) DeleteQueue(name string, ifUnused, ifEmpty bool) (int, error) 
 	w := v.dropQueueLocked(q)
 	q.mu.Unlock()
 	v.mu.Unlock()
-	return ready, v.b.await(w)
+	return ready, s.await(w)
 }
 
 // deleteUnused removes an auto-delete queue that lost its last consumer.
@@ -304,7 +313,7 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	q.consumers = nil
 	// The record comes first: a segment is dropped when nothing in it is alive and
 	// all that was appended by then is durable.
-	if q.logged {
+	if q.logged && !v.gone.Load() { // whose own record says it
 		l := v.b.log
 		l.mu.Lock()
 		l.blobLocked(recQueueGone, binary.AppendUvarint(nil, q.num))

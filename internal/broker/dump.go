@@ -121,6 +121,7 @@ var recordNames = [...]string{
 	recAttrs:         "attributes",
 	recLanes:         "queue-state-by-priority",
 	recSeen:          "seen",
+	recVHostGone:     "vhost-deleted",
 }
 
 // DescribeHead calls visit with each record of a batch's head, in order. What
@@ -182,7 +183,7 @@ func (d *describer) record() (RecordInfo, error) {
 		r.Sizes = []uint64{d.block()}
 	case recSettle:
 		r.Queue, r.First, r.Count = d.num(), d.num(), d.num()
-	case recVHost:
+	case recVHost, recVHostGone:
 		r.VHost = d.text()
 	case recExchange:
 		r.VHost, r.Name, r.Type = d.text(), d.text(), d.text()

@@ -84,6 +84,15 @@ var described = []struct {
 	},
 	{texts(nums(recExchangeGone), "v", "x"), RecordInfo{Kind: "exchange-deleted", VHost: "v", Name: "x"}},
 	{
+		texts(nums(recSetting), "policy", "v", "p", "\x01{}"),
+		RecordInfo{Kind: "setting", Type: "policy", VHost: "v", Name: "p"},
+	},
+	{
+		texts(nums(recSetting), "user", "", "u", ""),
+		RecordInfo{Kind: "setting", Type: "user", Name: "u", Deleted: true},
+	},
+	{texts(nums(recVHostGone), "v"), RecordInfo{Kind: "vhost-deleted", VHost: "v"}},
+	{
 		texts(append(texts(nums(recQueue, 4), "v", "q"), flags(true, false, false)), describedArgs),
 		RecordInfo{Kind: "queue", Queue: 4, VHost: "v", Name: "q", Args: map[string]any{"x": "y"}, Durable: true},
 	},

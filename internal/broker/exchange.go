@@ -22,6 +22,8 @@ type exchange struct {
 
 	counts exchangeCounts
 
+	policies policies
+
 	bindings map[bindingKey]*binding // where it is the source
 	incoming map[*binding]struct{}   // where it is the destination
 
@@ -68,6 +70,7 @@ func newExchange(v *VHost, spec ExchangeSpec) *exchange {
 	if x.typ == deduplication {
 		x.seen = v.newSeen(x)
 	}
+	x.matchPolicies(v.policies.Load())
 	return x
 }
 
@@ -104,13 +107,17 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 		return refused
 	}
 	v.mu.Lock()
+	if v.gone.Load() {
+		v.mu.Unlock()
+		return v.isDeleted()
+	}
 	if x := v.exchanges[spec.Name]; x != nil {
 		err := x.check(&spec)
 		v.mu.Unlock()
 		if err != nil || !spec.Durable {
 			return err
 		}
-		return v.b.await(v.b.log.caughtUp())
+		return s.await(v.b.log.caughtUp())
 	}
 	if reserved(spec.Name) {
 		v.mu.Unlock()
@@ -132,7 +139,7 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 		w = v.b.log.write(recExchange, x.record())
 	}
 	v.mu.Unlock()
-	return v.b.await(w)
+	return s.await(w)
 }
 
 func checkExchangeType(name string) *Error {
@@ -166,8 +173,10 @@ func (spec *ExchangeSpec) checkArgs(vhost string) *Error {
 // alternate is the exchange that gets what this one has nobody for, if it has one.
 // v.mu is held.
 func (x *exchange) alternate() (name string, ok bool) {
-	a, ok := findArg(x.spec.Args, "alternate-exchange")
-	return a.String(), ok && a.kind == 'S'
+	if a, ok := findArg(x.spec.Args, "alternate-exchange"); ok && a.kind == 'S' {
+		return a.String(), true
+	}
+	return x.policyText("alternate-exchange")
 }
 
 func (x *exchange) record() []byte {
@@ -228,7 +237,7 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 	x := v.exchanges[name]
 	if x == nil {
 		v.mu.Unlock()
-		return v.b.await(v.b.log.caughtUp())
+		return s.await(v.b.log.caughtUp())
 	}
 	if ifUnused && len(x.bindings) > 0 {
 		v.mu.Unlock()
@@ -236,7 +245,7 @@ func (s *Session) DeleteExchange(name string, ifUnused bool) error {
 	}
 	w := v.dropExchange(x)
 	v.mu.Unlock()
-	return v.b.await(w)
+	return s.await(w)
 }
 
 // dropExchange removes an exchange, and what goes with it. v.mu is held.

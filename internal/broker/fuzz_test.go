@@ -34,13 +34,13 @@ func heads(f *testing.F) (all [][]byte) {
 }
 
 func newReplayer() *replayer {
-	b := &Broker{vhosts: map[string]*VHost{}}
+	b := &Broker{vhosts: map[string]*VHost{}, settings: &settings{}, applier: newApplier()}
 	b.evict = newEvictor(b, 1)
 	b.log = &log{b: b, segs: map[uint64]*segment{}, large: map[*stored]struct{}{}}
 	b.addVHost("/")
 	return &replayer{
 		b: b, spread: 1 << 10,
-		queues: map[uint64]*Queue{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{},
+		queues: map[uint64]*Queue{}, stale: map[*VHost]struct{}{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{},
 	}
 }
 

@@ -503,7 +503,7 @@ func (v *VHost) parking(of string) string {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.queues[name] == nil {
+	if v.queues[name] == nil && !v.gone.Load() {
 		q := v.addQueue(v.b.nextQueue.Add(1), QueueSpec{Name: name, Durable: true})
 		v.changed()
 		v.b.log.write(recQueue, q.record())

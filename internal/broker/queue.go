@@ -41,6 +41,7 @@ type Queue struct {
 	changed    []uint64                   // messages whose attributes did; scratch
 	trimming   bool                       // by a goroutine of its own
 	rules      *rules                     // never nil
+	policies   policies                   // that the rules are also made of
 	clock      *clock                     // nil: nothing in the queue has a time
 	onDue      func(q *Queue, seq uint64) // called with mu held when a message's wait is over; nil: it is ready then
 	counts     *Traffic                   // nil: there was none

@@ -62,13 +62,6 @@ var (
 	retryTypes     = []string{"disabled", "all", "failed", "returned"}
 )
 
-// withoutEffect are the arguments that are kept and compared, but do nothing
-// yet. A declaration with one of them is logged.
-var withoutEffect = []string{
-	"x-expires", "x-message-ttl", "x-max-length", "x-max-length-bytes",
-	"x-max-priority", "x-overflow", "x-single-active-consumer",
-}
-
 func (a arg) unacceptable() string { return "{unacceptable_type," + a.typeName() + "}" }
 
 func text(a arg, _ []byte) string {
@@ -214,7 +207,7 @@ func checkQueueArgs(vhost, queue string, args []byte) *Error {
 }
 
 // checkKind refuses what a queue of this kind may not be, as RabbitMQ does.
-func (spec *QueueSpec) checkKind(vhost string) *Error {
+func (spec *QueueSpec) checkKind(vhost string) error {
 	if spec.kind() != queueQuorum {
 		return nil
 	}

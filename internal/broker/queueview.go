@@ -103,6 +103,8 @@ func (q *Queue) view(now time.Time) (view QueueView, ok bool) {
 		Type: QueueTypes[q.kind], SingleActive: q.rules.single,
 		Depth: q.depthLocked(), Consumers: len(q.consumers), Memory: q.memoryLocked(),
 	}
+	view.Policy, view.OperatorPolicy = q.policies.names()
+	view.EffectivePolicy = q.policies.effective()
 	if q.owner != nil {
 		view.Owner = q.owner.cfg.Name
 	}

@@ -71,6 +71,8 @@ import (
 //	setting    kind, vhost, name, value      an operator set it; a value without bytes:
 //	                                         it was removed, otherwise they stand
 //	                                         behind a 1
+//	vhostGone  vhost                         with all that was in it, and the settings
+//	                                         of it
 type recordKind = uint8
 
 const (
@@ -104,6 +106,7 @@ const (
 	recAttrs
 	recLanes
 	recSeen
+	recVHostGone
 )
 
 // plain tells whether a record holds a message, or nothing that anybody's state

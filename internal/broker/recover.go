@@ -19,6 +19,7 @@ type replayer struct {
 	b          *Broker
 	checkpoint uint64
 	queues     map[uint64]*Queue
+	stale      map[*VHost]struct{} // whose policies changed behind the queues
 	gone       map[uint64]struct{}
 	strays     map[uint64][]stray
 	epoch      uint64
@@ -72,7 +73,7 @@ type txPiece struct {
 func (b *Broker) replayer(checkpoint uint64) *replayer {
 	return &replayer{
 		b: b, checkpoint: checkpoint, described: checkpoint == 0, spread: maxSpread,
-		queues: map[uint64]*Queue{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{},
+		queues: map[uint64]*Queue{}, stale: map[*VHost]struct{}{}, gone: map[uint64]struct{}{}, strays: map[uint64][]stray{},
 	}
 }
 
@@ -92,6 +93,7 @@ func (r *replayer) finish(segments []journal.SegmentInfo) {
 	}
 	slices.SortFunc(l.order, func(x, y *segment) int { return cmp.Compare(x.number, y.number) })
 	r.forgetSegments(there)
+	r.applyPolicies()
 	for _, v := range r.b.vhosts {
 		for _, q := range v.queues {
 			q.lanes(func(ln *lane) {
@@ -395,11 +397,18 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 		r.ids(rd, full)
 	case recSeen:
 		r.seen(rd, full)
+	case recVHostGone:
+		if name := rd.text(); full {
+			r.vhostGone(name)
+		}
 	case recSetting:
 		if s := readSetting(rd); full && rd.err == nil {
 			r.b.settings.mu.Lock()
 			r.b.settings.setLocked(s)
 			r.b.settings.mu.Unlock()
+			if v := r.b.settingChanged(s); v != nil {
+				r.stale[v] = struct{}{}
+			}
 			r.b.settings.tell(s)
 		}
 	default:

@@ -261,6 +261,9 @@ func (v *VHost) findRoute(m *Publish, version uint64, special bool) (r *path, ke
 	}
 	v.mu.RLock()
 	defer v.mu.RUnlock()
+	if v.gone.Load() {
+		return nil, false, v.isDeleted()
+	}
 	keys := [][]byte{m.Key}
 	if special {
 		ccKeys(m.Properties, func(k []byte) { keys = append(keys, k) })

@@ -61,6 +61,18 @@ var noRules = &rules{ttl: none, maxLength: none, maxBytes: none, deliveries: non
 // vain if nothing else is said, as in RabbitMQ 4.
 const quorumDeliveries = 20
 
+// same tells whether rules say the same.
+func (r *rules) same(o *rules) bool {
+	if r == o {
+		return true
+	}
+	x, y := *r, *o
+	x.deadTo, x.deadKey, y.deadTo, y.deadKey = nil, nil, nil, nil
+	return x == y && sameText(r.deadTo, o.deadTo) && sameText(r.deadKey, o.deadKey)
+}
+
+func sameText(x, y *string) bool { return x == y || x != nil && y != nil && *x == *y }
+
 // rulesOf puts together what the arguments of a queue, which have been checked, the
 // definition of its policy and that of its operator policy say; nil: there is no
 // such policy. Of two limits the lower one counts; otherwise an operator's word
@@ -118,7 +130,9 @@ func rulesOf(args []byte, policy, operator definition) *rules {
 		}
 		return time.Duration(min(max(n, 0), maxDuration)) * time.Millisecond
 	}
-	r.ttl, _ = number("message-ttl")
+	if n, ok := number("message-ttl"); ok {
+		r.ttl = min(n, maxDuration)
+	}
 	r.expires = millis("expires")
 	r.deadTo = word("dead-letter-exchange")
 	r.deadKey = word("dead-letter-routing-key")

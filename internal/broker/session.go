@@ -80,6 +80,7 @@ type Session struct {
 	// under mu alone: others look at them.
 	channels map[uint16]*Channel
 	pub      publisher
+	bulk     bool          // within Bulk
 	stop     chan struct{} // closed by Interrupt
 	stopOnce sync.Once
 
@@ -103,7 +104,7 @@ type Session struct {
 }
 
 // OpenSession begins a connection to a virtual host. The error is NotAllowed
-// when there is no such virtual host.
+// when there is no such virtual host, or too many connections are there.
 func (b *Broker) OpenSession(cfg SessionConfig) (*Session, error) {
 	v := b.vhost(cfg.VHost)
 	if v == nil {
@@ -118,6 +119,7 @@ func (b *Broker) OpenSession(cfg SessionConfig) (*Session, error) {
 		exclusive: map[*Queue]struct{}{},
 	}
 	s.pub.s = s
+	count := b.admit(&cfg)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.failure != nil {
@@ -125,6 +127,12 @@ func (b *Broker) OpenSession(cfg SessionConfig) (*Session, error) {
 	}
 	if b.closing != nil {
 		return nil, b.closing
+	}
+	if v.gone.Load() {
+		return nil, errorf(NotAllowed, "vhost %s not found", cfg.VHost)
+	}
+	if err := count(v); err != nil {
+		return nil, err
 	}
 	b.sessions[s] = struct{}{}
 	if !cfg.Unlisted {

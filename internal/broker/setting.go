@@ -2,6 +2,8 @@ package broker
 
 import (
 	"cmp"
+	"errors"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -32,19 +34,33 @@ const (
 	SettingGlobalParameter = "global-parameter" // Name: the parameter
 )
 
-type settingKey struct{ kind, vhost, name string }
+// settingHome is where settings have unique names.
+type settingHome struct{ kind, vhost string }
 
 // settings are all of them.
 type settings struct {
 	mu       sync.Mutex // guards what follows; before log.mu
-	by       map[settingKey][]byte
+	by       map[settingHome]map[string][]byte
 	watchers []func(s Setting)
 }
 
-// PutSetting sets or replaces a setting, and returns when that is durable. The
-// error is the broker's failure.
-func (b *Broker) PutSetting(s Setting) error {
-	return b.await(b.changeSetting(s))
+// PutSetting sets or replaces a setting, and returns when that is durable. Errors:
+// NotFound (its virtual host), Invalid (a policy or a limit that is none, in
+// RabbitMQ's words), the broker's failure.
+func (b *Broker) PutSetting(s Setting) error { return b.PutSettings(s) }
+
+// PutSettings sets many, and returns when all are durable, or with the error of the
+// first that could not be set: those before it are set.
+func (b *Broker) PutSettings(list ...Setting) error {
+	var w *waiter
+	for _, s := range list {
+		next, err := b.changeSetting(s)
+		if err != nil {
+			return errors.Join(err, b.await(w))
+		}
+		w = next // which is not durable before those before it
+	}
+	return b.await(w)
 }
 
 // DeleteSetting removes a setting, and returns when that is durable; one that is
@@ -53,29 +69,107 @@ func (b *Broker) DeleteSetting(kind, vhost, name string) (found bool, err error)
 	if _, ok := b.Setting(kind, vhost, name); !ok {
 		return false, b.await(b.log.caughtUp())
 	}
-	return true, b.await(b.changeSetting(Setting{Kind: kind, VHost: vhost, Name: name}))
+	w, err := b.changeSetting(Setting{Kind: kind, VHost: vhost, Name: name})
+	if err != nil {
+		return false, b.await(b.log.caughtUp()) // its virtual host has gone, and it too
+	}
+	return true, b.await(w)
 }
 
-// changeSetting sets a setting, or (Value nil) removes it, and tells the watchers.
-func (b *Broker) changeSetting(s Setting) *waiter {
+// changeSetting sets a setting, or (Value nil) removes it, sees to what it means to
+// the broker, and tells the watchers.
+func (b *Broker) changeSetting(s Setting) (*waiter, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	var v *VHost
+	if s.VHost != "" {
+		if v = b.vhost(s.VHost); v == nil {
+			return nil, errorf(NotFound, "vhost '%s' not found", s.VHost)
+		}
+	}
 	b.settings.mu.Lock()
+	if v != nil && v.gone.Load() {
+		b.settings.mu.Unlock()
+		return nil, errorf(NotFound, "vhost '%s' not found", s.VHost)
+	}
 	b.settings.setLocked(s)
 	w := b.log.write(recSetting, s.record())
 	b.settings.mu.Unlock()
+	if v := b.settingChanged(s); v != nil {
+		b.applier.add(v)
+	}
 	b.settings.tell(s)
-	return w
+	return w, nil
+}
+
+// check finds what is wrong with the value of a setting that is the broker's own,
+// and writes a policy in full.
+func (s *Setting) check() error {
+	if s.Value == nil {
+		return nil
+	}
+	switch s.Kind {
+	case SettingPolicy, SettingOperatorPolicy:
+		_, full, err := readPolicy(s.Name, s.Value, s.Kind == SettingOperatorPolicy)
+		if err != nil {
+			return err
+		}
+		s.Value = full
+	case SettingVHostLimit, SettingUserLimit:
+		return s.checkLimit()
+	}
+	return nil
+}
+
+// settingChanged takes in what the broker itself is told by a setting, and returns
+// the virtual host whose policies are not what they were; nil: there is none.
+func (b *Broker) settingChanged(s Setting) *VHost {
+	switch s.Kind {
+	case SettingPolicy, SettingOperatorPolicy:
+		if v := b.vhost(s.VHost); v != nil {
+			v.policyChanged(s.Kind, s.Name)
+			return v
+		}
+	case SettingVHost:
+		if v := b.vhost(s.Name); v != nil {
+			v.readMetadata()
+		}
+	}
+	return nil
 }
 
 func (t *settings) setLocked(s Setting) {
 	if t.by == nil {
-		t.by = map[settingKey][]byte{}
+		t.by = map[settingHome]map[string][]byte{}
 	}
-	k := settingKey{s.Kind, s.VHost, s.Name}
-	if s.Value == nil {
-		delete(t.by, k)
-	} else {
-		t.by[k] = s.Value
+	home := settingHome{s.Kind, s.VHost}
+	switch names := t.by[home]; {
+	case s.Value != nil && names == nil:
+		t.by[home] = map[string][]byte{s.Name: s.Value}
+	case s.Value != nil:
+		names[s.Name] = s.Value
+	case len(names) > 1:
+		delete(names, s.Name)
+	default:
+		delete(t.by, home)
 	}
+}
+
+// dropVHostLocked removes all settings of a virtual host, and returns them without
+// their values.
+func (t *settings) dropVHostLocked(vhost string) (dropped []Setting) {
+	for home, names := range t.by {
+		for name := range names {
+			if home.vhost == vhost || home == (settingHome{SettingVHost, ""}) && name == vhost {
+				dropped = append(dropped, Setting{Kind: home.kind, VHost: home.vhost, Name: name})
+			}
+		}
+	}
+	for _, s := range dropped {
+		t.setLocked(s)
+	}
+	return dropped
 }
 
 // clear forgets all, without telling: they are read anew.
@@ -89,8 +183,10 @@ func (t *settings) clear() {
 func (t *settings) each(visit func(s Setting)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k, v := range t.by {
-		visit(Setting{k.kind, k.vhost, k.name, v})
+	for home, names := range t.by {
+		for name, value := range names {
+			visit(Setting{home.kind, home.vhost, name, value})
+		}
 	}
 }
 
@@ -111,8 +207,15 @@ func (b *Broker) Setting(kind, vhost, name string) (value []byte, ok bool) {
 func (t *settings) one(kind, vhost, name string) (value []byte, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	value, ok = t.by[settingKey{kind, vhost, name}]
+	value, ok = t.by[settingHome{kind, vhost}][name]
 	return value, ok
+}
+
+// of are those of a kind in a virtual host, by name.
+func (t *settings) of(kind, vhost string) map[string][]byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.by[settingHome{kind, vhost}])
 }
 
 // Settings lists those of a kind, sorted by virtual host and name.
@@ -131,9 +234,12 @@ func (s *Standby) Settings(kind string) []Setting { return s.settings.list(kind)
 func (t *settings) list(kind string) []Setting {
 	t.mu.Lock()
 	var list []Setting
-	for k, v := range t.by {
-		if kind == "" || k.kind == kind {
-			list = append(list, Setting{k.kind, k.vhost, k.name, v})
+	for home, names := range t.by {
+		if kind != "" && home.kind != kind {
+			continue
+		}
+		for name, value := range names {
+			list = append(list, Setting{home.kind, home.vhost, name, value})
 		}
 	}
 	t.mu.Unlock()

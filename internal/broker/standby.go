@@ -326,6 +326,7 @@ func (f *follower) take(ctx context.Context, head uint64) error {
 		f.fault = f.r.batch(b)
 		return f.fault
 	})
+	f.r.applyPolicies()
 	if err == nil {
 		f.read = head
 	}

@@ -271,6 +271,7 @@ func (x *exchange) view(now time.Time) ExchangeView {
 		VHost: x.v.name, Name: x.spec.Name, Type: x.spec.Type,
 		Durable: x.spec.Durable, AutoDelete: x.spec.AutoDelete, Internal: x.spec.Internal, Args: x.spec.Args,
 	}
+	view.Policy, _ = x.policies.names()
 	x.counts.view(&view, now)
 	return view
 }

@@ -149,7 +149,7 @@ of them dies.`,
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 		return fmt.Errorf("%w%s", err, suggestion(unknown.GetSpecifiedName(), names, "--%s"))
 	})
-	root.AddCommand(newServe(sys), newSend(sys), newReceive(sys), newGateway(sys), newMove(sys), newVerify(sys), newBench(sys), newStatus(sys), newDump(sys), newVersion(sys), newCompletion(sys))
+	root.AddCommand(newServe(sys), newSend(sys), newReceive(sys), newGateway(sys), newMove(sys), newVerify(sys), newBench(sys), newStatus(sys), newQueue(sys), newExchange(sys), newUser(sys), newVHost(sys), newPolicy(sys), newDefinitions(sys), newDump(sys), newVersion(sys), newCompletion(sys))
 	return root
 }
 

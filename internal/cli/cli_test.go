@@ -27,9 +27,15 @@ type result struct {
 
 func runFerry(t *testing.T, env map[string]string, args ...string) result {
 	t.Helper()
+	return runReading(t, env, "", args...)
+}
+
+// runReading is runFerry with a standard input.
+func runReading(t *testing.T, env map[string]string, stdin string, args ...string) result {
+	t.Helper()
 	var out, errors bytes.Buffer
 	code := Run(t.Context(), System{
-		Args: args, Stdout: &out, Stderr: &errors,
+		Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errors,
 		Getenv: func(name string) string { return env[name] },
 	})
 	return result{code, out.String(), errors.String()}

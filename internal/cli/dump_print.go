@@ -95,6 +95,13 @@ func (o *people) words(r *broker.RecordInfo) string {
 		return "the owner hands over"
 	case "vhost":
 		return fmt.Sprintf("virtual host %q", r.VHost)
+	case "vhost-deleted":
+		return fmt.Sprintf("virtual host %q is deleted, with all that is in it", r.VHost)
+	case "setting":
+		if r.Deleted {
+			return fmt.Sprintf("%s %q in %q is removed", r.Type, r.Name, r.VHost)
+		}
+		return fmt.Sprintf("%s %q in %q is set", r.Type, r.Name, r.VHost)
 	case "exchange":
 		return fmt.Sprintf("%s exchange %q in %q%s", r.Type, r.Name, r.VHost, properties(r))
 	case "exchange-deleted":
