@@ -445,3 +445,76 @@ func TestALowPriorityIsDroppedFirst(t *testing.T) {
 	}
 	c.wantDrained("q", "1", "4", "3")
 }
+
+// TestWhatIsRefusedIsADeadLetter with reject-publish-dlx; its publisher is told that it
+// was refused, and no consumer of the queue sees it.
+func TestWhatIsRefusedIsADeadLetter(t *testing.T) {
+	w := newWorld(t)
+	c := w.client().confirming()
+	defer c.Close()
+	c.queue("dead", true)
+	c.queue("roomy", true)
+	limit := args{"x-overflow": "reject-publish-dlx", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
+	for name, most := range map[string]int{"q": 1, "none": 0} {
+		limit["x-max-length"] = most
+		c.declare(name, limit)
+	}
+	c.consume("none", "t", false)
+	for _, q := range []string{"q", "roomy"} {
+		c.must(c.BindQueue(q, "amq.fanout", "", nil))
+	}
+	if r := c.load("amq.fanout", "", 3); fmt.Sprint(r) != "[2 3]" {
+		t.Errorf("%v were refused", r)
+	}
+	if r := c.load("", "none", 1); fmt.Sprint(r) != "[1]" {
+		t.Errorf("%v were refused", r)
+	}
+	tx := c.begin(2)
+	c.must(tx.Publish(&Publish{Key: []byte("q"), Persistent: true, Body: []byte("tx")}))
+	if err := tx.TxCommit(); kind(err) != PreconditionFailed {
+		t.Errorf("commit: %v", err)
+	}
+	w.settled("q")
+	w.settled("none")
+	c.none(EventDelivery)
+	c.wantDrained("q", "0")
+	c.wantDrained("roomy", "0", "1", "2")
+	got := c.drain("dead")
+	slices.Sort(got)
+	if strings.Join(got, " ") != "0 1 2 tx" {
+		t.Errorf("dead letters are %q", got)
+	}
+	// Without a dead-letter exchange they are only refused.
+	c.declare("bare", args{"x-overflow": "reject-publish-dlx", "x-max-length": 0})
+	if r := c.load("", "bare", 1); fmt.Sprint(r) != "[1]" {
+		t.Errorf("%v were refused", r)
+	}
+}
+
+// TestWhatIsDroppedIsADeadLetter: also of what a limit is set to afterwards.
+func TestWhatIsDroppedIsADeadLetter(t *testing.T) {
+	w := newWorld(t)
+	c := w.client().confirming()
+	defer c.Close()
+	c.queue("dead", true)
+	q := c.declare("q", args{"x-max-length": 10000, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"})
+	c.load("", "q", 10002)
+	q.mu.Lock()
+	rules := *q.rules
+	rules.maxLength = 2
+	q.rules = &rules
+	q.enforceLocked()
+	q.mu.Unlock()
+	eventually(t, func() bool {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.ready == 2 && q.leavingLocked() == 0
+	})
+	c.ready("dead", 10000)
+	c.wantDrained("q", "10000", "10001")
+	for i, text := range c.drain("dead") {
+		if text != fmt.Sprint(i) {
+			t.Fatalf("the %dth dead letter is %s", i, text)
+		}
+	}
+}
