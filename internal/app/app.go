@@ -166,7 +166,7 @@ func loadCertificates(cfg Config, log *slog.Logger) (*netserve.Certificates, err
 	}
 	return netserve.LoadCertificates(netserve.TLSFiles{
 		Cert: cfg.TLSCert, Key: cfg.TLSKey,
-		CA: cfg.TLSCA, RequirePeer: cfg.TLSCA != "",
+		CA: cfg.TLSCA, RequirePeer: cfg.TLSCA != "" && !cfg.TLSClientsOptional,
 	}, log)
 }
 

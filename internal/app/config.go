@@ -75,6 +75,8 @@ type Config struct {
 	// Files in PEM. With a certificate every listener also serves TLS. With an
 	// authority (CA), who connects with TLS must show a certificate of it.
 	TLSCert, TLSKey, TLSCA string
+	// TLSClientsOptional also lets in who shows none; one that is shown is verified.
+	TLSClientsOptional bool
 	// CertificateFrom says what in a client's certificate is its user, for clients that
 	// log in with nothing else (SASL EXTERNAL). "": auth.FromCommonName.
 	CertificateFrom auth.CertificateFrom

@@ -187,7 +187,10 @@ func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 		lease := func(c *Config) { c.Lease, c.STOMP, c.GMQ = 30*time.Second, "127.0.0.1:0", "127.0.0.1:0" }
 		a := join(t, "a", url, lease)
 		a.await(a.ready)
-		b := join(t, "b", url, lease)
+		b := join(t, "b", url, func(c *Config) {
+			lease(c)
+			c.Password = "byron" // the users are those of the store
+		})
 		b.await(b.standby)
 		b.mustRefuse("amqp")
 		if code, body := b.get("/readyz"); code != http.StatusServiceUnavailable || body["status"] != "standby" || body["role"] != "standby" ||
@@ -216,6 +219,9 @@ func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 			return len(n) == 2 && n["a"].Role == "live" && n["b"].Role == "standby" && n["b"].Lag == 0 && n["b"].Epoch == n["a"].Epoch &&
 				n["a"].Addresses["amqp"] == a.addresses["amqp"] && n["b"].Addresses["amqp"] == "" && n["b"].Addresses["http"] == b.addresses["http"]
 		})
+		if code, _ := b.askNodes("ada", "byron"); code != http.StatusUnauthorized {
+			t.Errorf("the standby knows a user of its own: %d", code)
+		}
 
 		began := time.Now()
 		a.stop()

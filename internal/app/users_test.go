@@ -400,7 +400,7 @@ func TestWhoShowsACertificateNeedsNoPassword(t *testing.T) {
 	cfg := testConfig()
 	ca := newAuthority(t)
 	cfg.TLSCert, cfg.TLSKey = writeCertificate(t)
-	cfg.TLSCA = ca.file
+	cfg.TLSCA, cfg.TLSClientsOptional = ca.file, true
 	p := mustStart(t, cfg)
 	defer p.mustStop()
 	secure := func(addr, commonName string) net.Conn {
@@ -443,14 +443,20 @@ func TestWhoShowsACertificateNeedsNoPassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &client{t: t, nc: plain}
-	defer plain.Close()
-	c.write(amqpwire.ProtocolHeader[:])
-	if m := expect[*amqpwire.ConnectionStart](c); m.Mechanisms != "PLAIN AMQPLAIN" {
-		t.Errorf("mechanisms %s", m.Mechanisms)
+	bare, err := tls.Dial("tcp", amqp, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // G402: see above
+	if err != nil {
+		t.Fatal(err)
 	}
-	c.send0(&amqpwire.ConnectionStartOk{Mechanism: "EXTERNAL", Response: []byte("ada"), Locale: "en_US"})
-	if text := mustEnd(t, plain); text != "" {
-		t.Errorf("EXTERNAL without a certificate: %q", text)
+	for _, nc := range []net.Conn{plain, bare} {
+		c := &client{t: t, nc: nc}
+		c.write(amqpwire.ProtocolHeader[:])
+		if m := expect[*amqpwire.ConnectionStart](c); m.Mechanisms != "PLAIN AMQPLAIN" {
+			t.Errorf("mechanisms %s", m.Mechanisms)
+		}
+		c.send0(&amqpwire.ConnectionStartOk{Mechanism: "EXTERNAL", Response: []byte("ada"), Locale: "en_US"})
+		if text := mustEnd(t, nc); text != "" {
+			t.Errorf("EXTERNAL without a certificate: %q", text)
+		}
+		nc.Close()
 	}
 }

@@ -1,8 +1,11 @@
 package auth
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"errors"
+	"net/url"
 	"testing"
 )
 
@@ -133,5 +136,45 @@ func TestMain(m *testing.M) {
 func TestAHashCostsEnough(t *testing.T) {
 	if full.memory < 7<<10 || full.passes < 5 || full.threads < 1 || hashSize < 32 || saltSize < 16 {
 		t.Errorf("%+v", full)
+	}
+}
+
+func TestTheUserOfACertificate(t *testing.T) {
+	uri := &url.URL{Scheme: "spiffe", Host: "x", Path: "/app"}
+	full := &x509.Certificate{
+		Subject:  pkix.Name{CommonName: "app", Organization: []string{"Example"}},
+		DNSNames: []string{"a.example", "b.example"}, EmailAddresses: []string{"a@example"}, URIs: []*url.URL{uri},
+	}
+	for _, row := range []struct {
+		cert *x509.Certificate
+		from CertificateFrom
+		want string
+	}{
+		{full, "", "app"},
+		{full, FromCommonName, "app"},
+		{full, FromDistinguishedName, "CN=app,O=Example"},
+		{full, FromAlternativeName, "a.example"},
+		{&x509.Certificate{EmailAddresses: full.EmailAddresses, URIs: full.URIs}, FromAlternativeName, "a@example"},
+		{&x509.Certificate{URIs: full.URIs}, FromAlternativeName, "spiffe://x/app"},
+		{&x509.Certificate{}, FromCommonName, ""},
+		{&x509.Certificate{}, FromDistinguishedName, ""},
+		{&x509.Certificate{Subject: full.Subject}, FromAlternativeName, ""},
+	} {
+		got, err := CertificateName(row.cert, row.from)
+		if got != row.want || (err == nil) != (row.want != "") {
+			t.Errorf("%s: %q, %v; want %q", row.from, got, err, row.want)
+		}
+	}
+	if _, err := ParseCertificateFrom("nothing"); err == nil {
+		t.Error("nothing was read as a part of a certificate")
+	}
+	// The rule of loopback holds here, too, and nobody is let in who is not there.
+	u := New(&MemoryStore{})
+	mustPut(t, u, "guest", "guest")
+	if _, err := u.LoginByCertificate("amqp091", "guest", remote); !errors.Is(err, ErrLoopbackOnly) {
+		t.Errorf("guest from elsewhere: %v", err)
+	}
+	if _, err := u.LoginByCertificate("amqp091", "ada", remote); !errors.Is(err, ErrRefused) {
+		t.Errorf("nobody: %v", err)
 	}
 }

@@ -85,7 +85,7 @@ func TestEveryOptionArrives(t *testing.T) {
 	cert, key, ca := write(t, "cert", "x"), write(t, "key", "x"), write(t, "ca", "x")
 	values := map[string]string{
 		"store": "file:elsewhere", "amqp": ":1", "stomp": ":4", "gmq": ":5", "gmq-token-auth": "off", "http": ":2", "ws-origins": "https://a.example",
-		"user": "ada", "password": "lovelace", "tls-cert": cert, "tls-key": key, "tls-ca": ca, "tls-user": "distinguished_name", "vhost": "v",
+		"user": "ada", "password": "lovelace", "tls-cert": cert, "tls-key": key, "tls-ca": ca, "tls-clients": "optional", "tls-user": "distinguished_name", "vhost": "v",
 		"memory-limit": "1GiB", "disk-free-limit": "1MB,10%", "log-level": "debug", "log-format": "json",
 		"node": "n", "lease": "3s", "standby": "proxy", "advertise": "h", "pprof": ":3",
 	}
@@ -106,7 +106,7 @@ func TestEveryOptionArrives(t *testing.T) {
 	}
 	want := app.Config{
 		Store: "file:elsewhere", AMQP: ":1", STOMP: ":4", GMQ: ":5", GMQNoTokens: true, HTTP: ":2", WSOrigins: "https://a.example", PProf: ":3", User: "ada", Password: "lovelace", VHost: "v",
-		CertificateFrom: auth.FromDistinguishedName, TLSCert: cert, TLSKey: key, TLSCA: ca, Node: "n", Advertise: "h", Lease: 3 * time.Second, Standby: app.StandbyProxy,
+		CertificateFrom: auth.FromDistinguishedName, TLSClientsOptional: true, TLSCert: cert, TLSKey: key, TLSCA: ca, Node: "n", Advertise: "h", Lease: 3 * time.Second, Standby: app.StandbyProxy,
 		MemoryLimit: app.Limit{Bytes: 1 << 30}, DiskFreeLimit: app.Limit{Bytes: 1e6, Share: 0.1},
 	}
 	for i, g := range append(g[:], given{file: file.String()}) {
@@ -147,6 +147,7 @@ func TestTheFirstUserIsGivenAsToRabbitMQ(t *testing.T) {
 		{flags: map[string]string{"password-file": write(t, "empty", "\n")}},
 		{flags: map[string]string{"password-file": "/nowhere"}},
 		{flags: map[string]string{"tls-user": "nobody"}},
+		{flags: map[string]string{"tls-clients": "some"}},
 	} {
 		if c, err := g.configure(t); err == nil {
 			t.Errorf("%v: %+v", g, c)

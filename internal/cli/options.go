@@ -158,6 +158,16 @@ func serveOptions() []option {
 			set:   func(c *serveConfig, v string, _ bool) error { return setFile(&c.app.TLSCA, v) },
 		},
 		{
+			name: "tls-clients", value: "required", meta: "required|optional",
+			usage: "whether who connects with TLS may show no certificate where there is --tls-ca, and log in with a password",
+			set: func(c *serveConfig, v string, _ bool) error {
+				if c.app.TLSClientsOptional = v == "optional"; !c.app.TLSClientsOptional && v != "required" {
+					return fmt.Errorf("%q is neither required nor optional", v)
+				}
+				return nil
+			},
+		},
+		{
 			name: "tls-user", value: string(auth.FromCommonName), meta: "PART",
 			usage: "what in a client's certificate is its user, for logins without a password: common_name, distinguished_name or subject_alternative_name",
 			set: func(c *serveConfig, v string, _ bool) (err error) {
