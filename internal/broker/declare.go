@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
@@ -172,6 +173,9 @@ func (q *Queue) check(spec *QueueSpec, s *Session) error {
 		return inequivalent("durable", "queue", q.name, vhost, spec.Durable, cur.Durable)
 	case cur.AutoDelete != spec.AutoDelete:
 		return inequivalent("auto_delete", "queue", q.name, vhost, spec.AutoDelete, cur.AutoDelete)
+	}
+	if bytes.Equal(spec.Args, cur.Args) {
+		return nil
 	}
 	for _, a := range queueArgs {
 		if _, ok := findArg(spec.Args, a.name); !ok && a.name == "x-queue-type" && cur.kind() == q.v.defaultKind() {

@@ -3,10 +3,13 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ferrymq/ferry/internal/vfs"
 )
 
 // in opens a session in a virtual host.
@@ -373,4 +376,102 @@ func TestADeletedVirtualHostIsGoneForAStandby(t *testing.T) {
 			t.Errorf("told %v, want of two that came and went", told)
 		}
 	})
+}
+
+// After a crash a virtual host is there with all that is in it, or not at all, and
+// what was set of a policy is in force.
+func TestACrashWhileAVirtualHostIsDeleted(t *testing.T) {
+	m := vfs.NewMem()
+	m.Record()
+	w := &world{t: t, fs: m, wrap: func(m *vfs.Mem) vfs.FS { return noBallast{m} }}
+	w.start(tiny)
+	if err := w.b.AddVHost("v"); err != nil {
+		t.Fatal(err)
+	}
+	c := w.in("v").confirming()
+	c.queue("q", true)
+	c.publish("", "q", "m", true)
+	c.next(EventConfirm)
+	if err := w.b.PutSetting(Setting{SettingPolicy, "v", "p", []byte(`{"pattern":"q","definition":{"max-length":9}}`)}); err != nil {
+		t.Fatal(err)
+	}
+	begun := len(m.History())
+	if err := w.b.DeleteVHost("v"); err != nil {
+		t.Fatal(err)
+	}
+	sure := len(m.History())
+	if err := w.b.takeCheckpoint(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.b.AddVHost("v"); err != nil {
+		t.Fatal(err)
+	}
+	made := len(m.History())
+	c.Close()
+	w.stop()
+	states := map[string]int{}
+	for at := begun; at <= len(m.History()); at++ {
+		for _, percent := range []int{0, 50, 100} {
+			left := &world{t: t, fs: m.Cut(at, 0, percent, rand.New(rand.NewPCG(uint64(at), 0)))}
+			left.start(tiny)
+			state := "gone"
+			if v := left.b.vhost("v"); v != nil {
+				state = "empty"
+				if q := v.queues["q"]; q != nil {
+					state = fmt.Sprintf("%d message, length %d", q.ready, q.rules.maxLength)
+				}
+			}
+			state += fmt.Sprintf(", %d settings", len(left.b.Settings("")))
+			states[state]++
+			switch {
+			case state == "1 message, length 9, 1 settings" && at < sure:
+			case state == "gone, 0 settings" && at < made:
+			case state == "empty, 0 settings" && at >= sure:
+			default:
+				t.Errorf("a crash at change %d (deleted from %d to %d, made again until %d), %d %% kept, leaves %s", at, begun, sure, made, percent, state)
+			}
+			left.stop()
+		}
+	}
+	if len(states) != 3 {
+		t.Errorf("crashes left %v", states)
+	}
+}
+
+func TestAThousandVirtualHosts(t *testing.T) {
+	w := newWorld(t)
+	var names []string
+	var list []Setting
+	for i := range 1000 {
+		name := fmt.Sprint("v", i)
+		names = append(names, name)
+		list = append(
+			list, Setting{SettingPermission, name, "guest", []byte(`{"configure":".*","write":".*","read":".*"}`)},
+			Setting{SettingPolicy, name, "p", []byte(`{"pattern":"^q","definition":{"max-length":10}}`)},
+		)
+	}
+	if err := w.b.AddVHosts(names...); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.b.PutSettings(list...); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.b.AddVHosts("v1", "", "v1001"); kindOf(err) != Invalid {
+		t.Errorf("a virtual host without a name: %v", err)
+	}
+	if err := w.b.PutSettings(list[0], Setting{SettingPolicy, "v1", "p", []byte(`{}`)}); kindOf(err) != Invalid {
+		t.Errorf("a policy that is none: %v", err)
+	}
+	w.restart()
+	for _, name := range []string{"v0", "v999"} {
+		c := w.in(name)
+		c.queue("q", true)
+		if n := w.b.vhost(name).queues["q"].rules.maxLength; n != 10 {
+			t.Errorf("in %s the length is limited to %d", name, n)
+		}
+		c.Close()
+	}
+	if n := len(w.b.VHosts()); n != 1001 {
+		t.Errorf("there are %d virtual hosts", n)
+	}
 }
