@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	carriers   = 2       // at work at once
-	moveMost   = 512     // messages that are moved at once
-	moveBytes  = 1 << 20 // of such messages; one may be larger
-	moveRoutes = 1024    // routes that a carrier remembers
+	carriers    = 2       // at work at once
+	moveMost    = 512     // messages that are moved at once
+	moveBytes   = 1 << 20 // of such messages; one may be larger
+	movePending = 8 << 20 // instead of logPending, while memory is short
+	moveRoutes  = 1024    // routes that a carrier remembers
 
 	obituaryRoom = 1 << 10 // bytes that dead-lettering adds to a message, most of the time
 )
@@ -206,12 +207,17 @@ func (w *carrier) read() (int, error) {
 	return len(w.items), nil
 }
 
-// waitLog waits while too much waits for the journal.
+// waitLog waits while too much waits for the journal: less is too much when there is
+// too much in memory.
 func (w *carrier) waitLog() error {
 	l := w.b.log
 	for {
+		most := logPending
+		if w.b.evict.over() {
+			most = movePending
+		}
 		l.mu.Lock()
-		if l.bytes < logPending {
+		if l.bytes < most {
 			l.mu.Unlock()
 			return nil
 		}
