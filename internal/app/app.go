@@ -75,6 +75,10 @@ func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 	if err != nil {
 		return err
 	}
+	defined, err := readDefinitions(cfg.Definitions)
+	if err != nil {
+		return err
+	}
 	total := memoryTotal()
 	setCollector(cfg.MemoryLimit.of(total))
 	certs, err := loadCertificates(cfg, log)
@@ -83,7 +87,7 @@ func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 	}
 	n := &node{
 		cfg: cfg, log: log, told: told, memory: total, started: time.Now(),
-		settings: &settings{}, front: newFront(cfg, certs, log),
+		settings: &settings{}, front: newFront(cfg, certs, log), definitions: defined,
 	}
 	n.users = auth.New(n.settings)
 	if n.user, n.password, n.madeUp = cfg.credentials(); n.madeUp {
@@ -185,6 +189,8 @@ type node struct {
 	users    *auth.Users
 	settings *settings // that users are kept in
 
+	definitions []byte // to be loaded before clients are let in; nil: none
+
 	// The first user, which is made where there is none.
 	user, password string
 	madeUp         bool // the password is
@@ -255,7 +261,10 @@ func (n *node) serve(ctx context.Context, st *store, b *broker.Broker) (lost boo
 		n.watchUsers(b.WatchSettings)
 	}
 	n.users.Changed()
-	err = n.makeFirst(b)
+	err = n.define(ctx, b)
+	if err == nil {
+		err = n.makeFirst(b)
+	}
 	if err == nil {
 		err = n.front.serveClients(ctx, n.servers(b))
 	}

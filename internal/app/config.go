@@ -81,6 +81,10 @@ type Config struct {
 	// log in with nothing else (SASL EXTERNAL). "": auth.FromCommonName.
 	CertificateFrom auth.CertificateFrom
 
+	// Definitions is a file of RabbitMQ's definitions.json, loaded each time before
+	// clients are let in; empty: there is none.
+	Definitions string
+
 	// Node names this process among those that share its store; "": the host's name
 	// and the port of the first listener. Advertise is the host at which others reach
 	// it; "": that of each listener, or the host's name where that is any.

@@ -89,7 +89,7 @@ func TestEveryOptionArrives(t *testing.T) {
 		"memory-limit": "1GiB", "disk-free-limit": "1MB,10%", "log-level": "debug", "log-format": "json",
 		"node": "n", "lease": "3s", "standby": "proxy", "advertise": "h", "pprof": ":3",
 	}
-	refused := map[string]bool{"password-file": true, "peers": true, "definitions": true, "config": true}
+	refused := map[string]bool{"password-file": true, "peers": true, "config": true}
 	var g [2]given
 	g[0].flags, g[1].env = map[string]string{}, map[string]string{}
 	var file strings.Builder
@@ -208,7 +208,6 @@ func TestFaults(t *testing.T) {
 		{"everything is off", given{flags: map[string]string{"amqp": "off", "stomp": "off", "gmq": "off", "http": "off"}}, []string{`nobody could reach the broker`}},
 		{"origin", given{flags: map[string]string{"ws-origins": "https://a.example,b.example"}}, []string{`--ws-origins: "b.example" is not an origin; write scheme://host`}},
 		{"peers", given{flags: map[string]string{"peers": "a,b"}}, []string{`--peers: clusters are not in this version yet`}},
-		{"definitions", given{flags: map[string]string{"definitions": "x.json"}}, []string{`--definitions: definitions cannot be loaded in this version yet`}},
 		{"lease", given{flags: map[string]string{"lease": "soon"}}, []string{`--lease: "soon" is not a duration`}},
 		{"short lease", given{flags: map[string]string{"lease": "999ms"}}, []string{`--lease: 999ms is less than 1s`}},
 		{"node", given{flags: map[string]string{"node": "a b"}}, []string{`--node: "a b" has something in it`}},

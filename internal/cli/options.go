@@ -258,8 +258,11 @@ func serveOptions() []option {
 		},
 		{
 			name: "definitions", meta: "FILE",
-			usage: "RabbitMQ definitions to load at start (not in this version yet)",
-			set:   laterRefused("definitions cannot be loaded in this version yet; let the clients declare what they need"),
+			usage: "RabbitMQ's definitions.json, or one of `ferry definitions export`, to load at each start: what is there already stays",
+			set: func(c *serveConfig, v string, _ bool) error {
+				c.app.Definitions = v
+				return nil
+			},
 		},
 		{
 			name: "config", meta: "FILE", noFile: true,
