@@ -123,14 +123,30 @@ var buildFerry = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// target is the URL of the broker under test: a Ferry of this test's own with
-// a file journal, unless FERRY_CONFORMANCE_URL names another.
-func target(t *testing.T) string {
+// A broker is where one is reached.
+type broker struct {
+	url, management string
+}
+
+// target is the broker under test: a Ferry of this test's own with a file journal,
+// unless FERRY_CONFORMANCE_URL names another; then FERRY_CONFORMANCE_MANAGEMENT is
+// where its management API is.
+func target(t *testing.T, managed bool) broker {
 	t.Helper()
 	if url := os.Getenv("FERRY_CONFORMANCE_URL"); url != "" {
-		return url
+		return broker{url, os.Getenv("FERRY_CONFORMANCE_MANAGEMENT")}
 	}
-	return startFerry(t)
+	if !managed {
+		return broker{url: startFerry(t)}
+	}
+	return startManaged(t, anyPort)
+}
+
+// startManaged is serve with AMQP, and HTTP at the given address.
+func startManaged(t *testing.T, http string) broker {
+	t.Helper()
+	address := serve(t, "--stomp", "off", "--http", http)
+	return broker{"amqp://guest:guest@" + address["amqp"] + "/", "http://guest:guest@" + address["http"] + "/"}
 }
 
 // anyPort is for a listener whose port the system chooses: no other process can take
@@ -245,9 +261,9 @@ func (b *logBuffer) String() string {
 func (b *logBuffer) seen(word string) bool { return strings.Contains(b.String(), word) }
 
 var rabbitMQ struct {
-	once            sync.Once
-	url, stomp, web string
-	err             error
+	once                        sync.Once
+	url, stomp, web, management string
+	err                         error
 }
 
 // rabbitMQURL is that of a private RabbitMQ node, which all tests share.
@@ -255,9 +271,9 @@ func rabbitMQURL(t *testing.T) string {
 	t.Helper()
 	rabbitMQ.once.Do(func() {
 		out, err := run(context.Background(), "../scripts/rabbitmq", "start",
-			"--dir", filepath.Join(scratch, "rabbitmq"), "--while", strconv.Itoa(os.Getpid()), "--stomp")
+			"--dir", filepath.Join(scratch, "rabbitmq"), "--while", strconv.Itoa(os.Getpid()), "--stomp", "--management")
 		rabbitMQ.err = err
-		said := regexp.MustCompile(`(?m)^(url|stomp|webstomp)='(.*)'$`)
+		said := regexp.MustCompile(`(?m)^(url|stomp|webstomp|management)='(.*)'$`)
 		for _, m := range said.FindAllSubmatch(out, -1) {
 			switch value := string(m[2]); string(m[1]) {
 			case "url":
@@ -266,6 +282,8 @@ func rabbitMQURL(t *testing.T) string {
 				rabbitMQ.stomp = value
 			case "webstomp":
 				rabbitMQ.web = value
+			case "management":
+				rabbitMQ.management = value
 			}
 		}
 	})

@@ -93,7 +93,7 @@ func (p *peer) empty(queue string) {
 
 func TestNackMultipleRequeuesInOrder(t *testing.T) {
 	t.Parallel()
-	p := dial(t, target(t))
+	p := dial(t, target(t, false).url)
 	q := p.queue()
 	p.publish(q, 1, 5)
 	p.get(q, 1)
@@ -113,7 +113,7 @@ func TestNackMultipleRequeuesInOrder(t *testing.T) {
 
 func TestNackMultipleLeavesLaterOnesAlone(t *testing.T) {
 	t.Parallel()
-	p := dial(t, target(t))
+	p := dial(t, target(t, false).url)
 	q := p.queue()
 	p.publish(q, 1, 4)
 	p.get(q, 1)
@@ -132,7 +132,7 @@ func TestNackMultipleLeavesLaterOnesAlone(t *testing.T) {
 
 func TestNackOfOneReturnsToItsPlace(t *testing.T) {
 	t.Parallel()
-	p := dial(t, target(t))
+	p := dial(t, target(t, false).url)
 	q := p.queue()
 	p.publish(q, 1, 4)
 	first := p.get(q, 1)
@@ -154,7 +154,7 @@ func TestNackOfOneReturnsToItsPlace(t *testing.T) {
 
 func TestNackAllWithTagZero(t *testing.T) {
 	t.Parallel()
-	p := dial(t, target(t))
+	p := dial(t, target(t, false).url)
 	q := p.queue()
 	p.publish(q, 1, 3)
 	for i := 1; i <= 3; i++ {
@@ -170,7 +170,7 @@ func TestNackAllWithTagZero(t *testing.T) {
 
 func TestConsumerGetsRequeuedMessagesInOrder(t *testing.T) {
 	t.Parallel()
-	p := dial(t, target(t))
+	p := dial(t, target(t, false).url)
 	q := p.queue()
 	p.publish(q, 1, 6)
 	if err := p.ch.Qos(3, 0, false); err != nil {
@@ -214,7 +214,7 @@ func next(t *testing.T, deliveries <-chan amqp.Delivery) amqp.Delivery {
 
 func TestRecoverWithoutRequeueIsNotImplemented(t *testing.T) {
 	t.Parallel()
-	p := dial(t, target(t))
+	p := dial(t, target(t, false).url)
 	err := p.ch.Recover(false) //nolint:staticcheck // deprecated, and still in clients' hands
 	refused, ok := errors.AsType[*amqp.Error](err)
 	if !ok || refused.Code != amqp.NotImplemented {
@@ -231,7 +231,7 @@ var capabilities = []string{
 
 func TestServerCapabilities(t *testing.T) {
 	t.Parallel()
-	p := dial(t, target(t))
+	p := dial(t, target(t, false).url)
 	got, ok := p.conn.Properties["capabilities"].(amqp.Table)
 	if !ok {
 		t.Fatalf("capabilities: %v", p.conn.Properties["capabilities"])
@@ -244,4 +244,27 @@ func TestServerCapabilities(t *testing.T) {
 	if len(got) != len(capabilities) {
 		t.Errorf("%d capabilities, want %d: %v", len(got), len(capabilities), got)
 	}
+}
+
+func TestGetFindsNothingThatExpired(t *testing.T) {
+	t.Parallel()
+	p := dial(t, target(t, false).url)
+	q, err := p.ch.QueueDeclare("", false, false, true, false, amqp.Table{"x-message-ttl": int32(100)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.publish(q.Name, 1, 1)
+	for end := time.Now().Add(patience); ; {
+		left, err := p.ch.QueueDeclarePassive(q.Name, false, false, true, false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left.Messages == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the message did not expire")
+		}
+	}
+	p.empty(q.Name)
 }

@@ -9,8 +9,8 @@ import (
 
 // stompPrograms drive a broker with the clients that people have.
 var stompPrograms = []program{
-	{"stomp-python", []string{".venv/bin/python", "python/stomp_clients.py"}, ".venv/bin/stomp", "stomp.py, in conformance/.venv"},
-	{"stomp-node", []string{"node", "node/stomp.mjs"}, "node/node_modules/@stomp/stompjs", "@stomp/stompjs, in conformance/node/node_modules"},
+	{name: "stomp-python", command: []string{".venv/bin/python", "python/stomp_clients.py"}, needs: ".venv/bin/stomp", client: "stomp.py, in conformance/.venv"},
+	{name: "stomp-node", command: []string{"node", "node/stomp.mjs"}, needs: "node/node_modules/@stomp/stompjs", client: "@stomp/stompjs, in conformance/node/node_modules"},
 }
 
 // against is the program with the entrances of a broker; AMQP's is given when it
@@ -33,7 +33,7 @@ func TestStompClientsSeeFerryLikeRabbitMQ(t *testing.T) {
 				want = withDifferences(t, p, want)
 			}
 			urls := stompTarget(t)
-			compare(t, want, p.against(urls).run(t, urls.amqp))
+			compare(t, want, p.against(urls).run(t, broker{url: urls.amqp}))
 		})
 	}
 }
@@ -47,7 +47,7 @@ func TestStompClientsSeeRabbitMQAsRecorded(t *testing.T) {
 	for _, p := range stompPrograms {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			got := p.against(urls).run(t, urls.amqp)
+			got := p.against(urls).run(t, broker{url: urls.amqp})
 			switch {
 			case *record:
 				if err := os.WriteFile(p.file(), []byte(strings.Join(got, "\n")+"\n"), 0o644); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,15 +32,17 @@ type program struct {
 	command []string
 	needs   string // a path that is there when its client library is
 	client  string
+	managed bool // it is given the URL of the management API, too
 }
 
 var programs = []program{
-	{"errors", []string{".venv/bin/python", "python/errors.py"}, ".venv/bin/python", "pika, in conformance/.venv"},
-	{"tutorials-python", []string{".venv/bin/python", "python/tutorials.py"}, ".venv/bin/python", "pika, in conformance/.venv"},
-	{"tutorials-node", []string{"node", "node/tutorials.mjs"}, "node/node_modules/amqplib", "amqplib, in conformance/node/node_modules"},
+	{name: "errors", command: []string{".venv/bin/python", "python/errors.py"}, needs: ".venv/bin/python", client: "pika, in conformance/.venv"},
+	{name: "features", command: []string{".venv/bin/python", "python/features.py"}, needs: ".venv/bin/python", client: "pika, in conformance/.venv", managed: true},
+	{name: "tutorials-python", command: []string{".venv/bin/python", "python/tutorials.py"}, needs: ".venv/bin/python", client: "pika, in conformance/.venv"},
+	{name: "tutorials-node", command: []string{"node", "node/tutorials.mjs"}, needs: "node/node_modules/amqplib", client: "amqplib, in conformance/node/node_modules"},
 }
 
-func (p program) run(t *testing.T, url string) []string {
+func (p program) run(t *testing.T, at broker) []string {
 	t.Helper()
 	if _, err := os.Stat(p.needs); err != nil {
 		missing(t, p.client+" (make setup installs it)")
@@ -49,7 +52,11 @@ func (p program) run(t *testing.T, url string) []string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), programLimit)
 	defer cancel()
-	out, err := run(ctx, p.command[0], append(p.command[1:], url)...)
+	args := append(slices.Clone(p.command[1:]), at.url)
+	if p.managed {
+		args = append(args, at.management)
+	}
+	out, err := run(ctx, p.command[0], args...)
 	if err != nil {
 		t.Fatalf("%v\nafter:\n%s", err, tail(out, 3))
 	}
@@ -86,7 +93,7 @@ func TestFerryAnswersLikeRabbitMQ(t *testing.T) {
 			if os.Getenv("FERRY_CONFORMANCE_URL") == "" {
 				want = withDifferences(t, p, want)
 			}
-			compare(t, want, p.run(t, target(t)))
+			compare(t, want, p.run(t, target(t, p.managed)))
 		})
 	}
 }
@@ -97,12 +104,12 @@ func TestFerryAnswersLikeRabbitMQ(t *testing.T) {
 // is no failure.
 func TestRabbitMQAnswersAsRecorded(t *testing.T) {
 	t.Parallel()
-	url := rabbitMQURL(t)
-	version := serverVersion(t, url)
+	at := broker{rabbitMQURL(t), rabbitMQ.management}
+	version := serverVersion(t, at.url)
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			got := p.run(t, url)
+			got := p.run(t, at)
 			switch {
 			case *record:
 				if err := os.WriteFile(p.file(), []byte(strings.Join(got, "\n")+"\n"), 0o644); err != nil {
