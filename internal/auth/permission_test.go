@@ -222,3 +222,25 @@ func TestUsersAreReadAsDefinitionsHaveThem(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+// A process that ends while the first user is made leaves nothing that another user of
+// that name would have later.
+func TestTheFirstUserIsTheOnlyOneWithPermissions(t *testing.T) {
+	store := &MemoryStore{}
+	u := New(store)
+	if err := u.PutFirst("app", "", Argon2id, "/", "v"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.DeleteSetting(KindUser, "", "app"); err != nil { // it was not written
+		t.Fatal(err)
+	}
+	if err := u.PutFirst("ada", "", Argon2id, "/"); err != nil {
+		t.Fatal(err)
+	}
+	if p := u.Permissions(); len(p) != 1 || p[0] != (Permissions{"ada", "/", ".*", ".*", ".*"}) {
+		t.Errorf("permissions: %+v", p)
+	}
+	if user, ok := u.User("ada"); !ok || !slices.Equal(user.Tags, Tags{TagAdministrator}) {
+		t.Errorf("%v %v", user, ok)
+	}
+}

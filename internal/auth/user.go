@@ -167,12 +167,6 @@ func (u *Users) PutUser(ctx context.Context, name string, s UserSpec) (created b
 	}
 	user.Tags = slices.Clone(*s.Tags)
 	_, there := u.store.Setting(KindUser, "", name)
-	if !there {
-		// What a crash may have left of an earlier user of the name is not this one's.
-		if err := u.clearPermissions(name); err != nil {
-			return false, err
-		}
-	}
 	return !there, u.put(KindUser, "", name, user)
 }
 
@@ -182,6 +176,11 @@ func (u *Users) PutUser(ctx context.Context, name string, s UserSpec) (created b
 func (u *Users) PutFirst(name, hash, algorithm string, vhosts ...string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("put user %.64q: %w", name, err)
+	}
+	for _, p := range u.Permissions() { // of nobody: another first user was begun
+		if err := u.remove(KindPermission, p.VHost, p.User); err != nil {
+			return fmt.Errorf("delete permissions of nobody: %w", err)
+		}
 	}
 	for _, v := range vhosts {
 		if err := u.put(KindPermission, v, name, Permissions{name, v, ".*", ".*", ".*"}); err != nil {
