@@ -27,7 +27,7 @@ func (c *call) session(vhost string) (*session, error) {
 	from, _ := netip.ParseAddrPort(c.r.RemoteAddr) // not valid: not known
 	s, err := c.b.OpenSession(broker.SessionConfig{
 		VHost: vhost, User: c.who.Name, Peer: from, Name: c.r.RemoteAddr + " -> management", Protocol: protocolName,
-		Access: c.access(vhost), TLS: c.r.TLS != nil,
+		Access: c.access(vhost), TLS: c.r.TLS != nil, Unlisted: true,
 	})
 	if err != nil {
 		return nil, err

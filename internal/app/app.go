@@ -110,6 +110,7 @@ func RunTelling(ctx context.Context, cfg Config, told Told) (err error) {
 		memory: cfg.MemoryLimit.of(total), front: n.front.listening,
 	}
 	n.front.api = n.admin.api(cfg, n.name)
+	n.front.told = n.metrics()
 	err = n.front.start(ctx)
 	release()
 	if err != nil {

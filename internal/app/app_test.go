@@ -179,8 +179,8 @@ func TestHealthFollowsTheProcess(t *testing.T) {
 	if code, body := p.get("/readyz"); code != http.StatusOK || body["status"] != "serving" || body["durability"] != "fsync" {
 		t.Errorf("/readyz while serving: %d %v", code, body)
 	}
-	if code, body := p.get("/metrics"); code != http.StatusNotFound || body["error"] == nil {
-		t.Errorf("/metrics: %d %v, want 404 with an error", code, body)
+	if code, body := p.get("/nothing"); code != http.StatusNotFound || body["error"] == nil {
+		t.Errorf("/nothing: %d %v, want 404 with an error", code, body)
 	}
 	p.mustStop()
 	if _, err := net.Dial("tcp", p.addresses["http"]); err == nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ferrymq/ferry/internal/amqpserver"
 	"github.com/ferrymq/ferry/internal/gmqserver"
+	"github.com/ferrymq/ferry/internal/metrics"
 	"github.com/ferrymq/ferry/internal/netserve"
 	"github.com/ferrymq/ferry/internal/stompserver"
 	"github.com/ferrymq/ferry/internal/stompws"
@@ -33,6 +34,7 @@ type front struct {
 	certs  *netserve.Certificates // nil: no TLS
 	health *health
 	api    http.Handler      // of those who administrate
+	told   http.Handler      // of those who watch: metrics
 	fixed  map[string]string // addresses of listeners that were open before, by name
 
 	amqp, stomp, gmq *protocol
@@ -170,6 +172,8 @@ const socketPath = "/ws"
 func (f *front) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", f.health.handler())
+	mux.Handle(metrics.Path, f.told)
+	mux.Handle(metrics.Path+"/", f.told)
 	mux.HandleFunc(socketPath, func(w http.ResponseWriter, r *http.Request) {
 		sockets := f.sockets.Load()
 		switch {

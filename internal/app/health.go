@@ -153,7 +153,7 @@ func (h *health) handler() http.Handler {
 			writeJSON(w, http.StatusMethodNotAllowed, map[string]string{"error": "only GET and HEAD are for this"})
 			return
 		}
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there are /livez, /readyz, the management API below /api/ and, for WebSockets, /ws here"})
+		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there are /livez, /readyz, /metrics, the management API below /api/ and, for WebSockets, /ws here"})
 	})
 	return mux
 }

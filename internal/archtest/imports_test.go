@@ -226,11 +226,17 @@ var layers = []layer{
 		mine:     []string{"internal/endpoint", "internal/link/...", "internal/message", "internal/outbox"},
 	},
 	{
+		packages: "internal/metrics",
+		why:      "what Prometheus is told: the broker's views, and nothing of who serves them",
+		mine:     []string{"internal/broker", "internal/journal"},
+	},
+	{
 		packages: "internal/app",
 		why:      "the composition root: it wires what is below, and only the command lines and ferrytest build on it",
 		mine: []string{
 			"internal/adminserver", "internal/amqpserver", "internal/auth", "internal/broker", "internal/definitions", "internal/gmqserver",
-			"internal/journal/...", "internal/message", "internal/netserve", "internal/stompserver", "internal/stompws", "internal/vfs",
+			"internal/journal/...", "internal/message", "internal/metrics", "internal/netserve", "internal/stompserver", "internal/stompws",
+			"internal/vfs",
 		},
 		others: []string{"..."},
 	},

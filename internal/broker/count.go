@@ -343,8 +343,20 @@ func (ch *Channel) countSettledLocked(list []delivered, how outcome) {
 
 // unconfirmedLocked is how many publishes of the channel await their confirms; s.mu
 // is held.
-func (ch *Channel) unconfirmedLocked(t *Traffic) int {
-	return int(max(int64(t[PublishConfirm]-t[Confirmed]-t[Refused]), 0))
+func (ch *Channel) unconfirmedLocked() int {
+	t := &ch.s.pub.tally
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return int(max(int64(ch.sent.withConfirm-ch.conf.acks-ch.conf.nacks), 0))
+}
+
+// uncommittedLocked is how many publishes wait for the channel's transaction to
+// commit; s.mu is held.
+func (ch *Channel) uncommittedLocked() int {
+	if ch.tx == nil {
+		return 0
+	}
+	return int(ch.tx.waiting.Load())
 }
 
 // counts adds up what the session's channels count, and those that it had.
@@ -396,7 +408,8 @@ func (c *exchangeCounts) view(x *ExchangeView, now time.Time) {
 
 // past is what was counted by what has gone. Guarded by Broker.mu.
 type past struct {
-	protocols map[string]*protocolPast
+	protocols      map[string]*protocolPast
+	received, sent uint64 // bytes
 }
 
 type protocolPast struct {
@@ -409,6 +422,11 @@ type protocolPast struct {
 func (b *Broker) countOffLocked(s *Session) {
 	if !s.cfg.Unlisted {
 		b.churn.connectionsClosed.Add(1)
+	}
+	if s.cfg.Octets != nil {
+		received, sent := s.cfg.Octets()
+		b.past.received += received
+		b.past.sent += sent
 	}
 	c := s.counts()
 	if c == (counts{}) {
@@ -443,6 +461,12 @@ func (b *Broker) countOff(q *Queue) {
 type deleted struct {
 	mu     sync.Mutex // innermost; guards counts
 	counts counts
+}
+
+func (d *deleted) view() counts {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.counts
 }
 
 // ProtocolView is what the clients that speak one protocol did since the broker was

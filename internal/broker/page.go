@@ -22,7 +22,8 @@ type Filter struct {
 
 	// Sort is what the list is ordered by: a name that the management API of
 	// RabbitMQ has for it, as "messages_ready" or "message_stats.ack_details.rate";
-	// each list says which it knows. "": by virtual host and name.
+	// each list says which it knows. "", and what it does not know: by virtual host and
+	// name, as in RabbitMQ.
 	Sort    string
 	Reverse bool
 
@@ -51,7 +52,7 @@ type Page[T any] struct {
 type RangeError struct{ Page, Size, Len int }
 
 func (e *RangeError) Error() string {
-	return fmt.Sprintf("page out of range, page: %d size: %d, len: %d", e.Page, e.Size, e.Len)
+	return fmt.Sprintf("Page out of range, page: %d page size: %d, len: %d", e.Page, e.Size, e.Len)
 }
 
 // bounds is which items of a list of n a filter's page has. The error is a
@@ -163,22 +164,11 @@ func textKey(s string) sortKey { return sortKey{text: s} }
 // columns are what items of one kind can be ordered by.
 type columns[T any] map[string]func(*T) sortKey
 
-func (c columns[T]) find(name string) (func(*T) sortKey, error) {
-	key := c[name]
-	if key == nil && name != "" {
-		return nil, errorf(Invalid, "the list cannot be sorted by '%s'", name)
-	}
-	return key, nil
-}
-
 // paged makes a page of a list that is in its order already; name is what the
 // filter looks at.
 func paged[T any](f *Filter, list []T, cols columns[T], name func(*T) string) (Page[T], error) {
 	total := len(list)
-	key, err := cols.find(f.Sort)
-	if err != nil {
-		return Page[T]{}, err
-	}
+	key := cols[f.Sort]
 	match, err := f.matcher()
 	if err != nil {
 		return Page[T]{}, err

@@ -151,7 +151,7 @@ func (q *Queue) lookLocked(now time.Time) (Rates, float64) {
 
 // capacityNow is whether consumers would take a message.
 func (q *Queue) capacityNow() float64 {
-	if len(q.consumers) > 0 && (q.ready == 0 || q.ring.turn() != nil) {
+	if len(q.consumers) > 0 && (q.ready == 0 || q.ring.some()) {
 		return 1
 	}
 	return 0
@@ -167,6 +167,10 @@ var queueColumns = map[string]func(q *Queue) sortKey{
 	"auto_delete": func(q *Queue) sortKey { return boolKey(q.spec.AutoDelete) },
 	"exclusive":   func(q *Queue) sortKey { return boolKey(q.spec.Exclusive) },
 	"state":       func(*Queue) sortKey { return sortKey{} }, // all are running
+	"policy": func(q *Queue) sortKey {
+		name, _ := q.policies.names()
+		return textKey(name)
+	},
 	"messages": func(q *Queue) sortKey {
 		d := q.depthLocked()
 		return numberKey(d.Messages())
@@ -186,10 +190,10 @@ func capacityKey(q *Queue) sortKey {
 	return numberKey(capacity)
 }
 
-// queueColumn finds a column of queues.
-func queueColumn(name string) (func(q *Queue) sortKey, error) {
+// queueColumn finds a column of queues; nil: there is none of this name.
+func queueColumn(name string) func(q *Queue) sortKey {
 	if key := queueColumns[name]; key != nil {
-		return key, nil
+		return key
 	}
 	stat, ok := strings.CutPrefix(name, "message_stats.")
 	stat, rate := strings.CutSuffix(stat, "_details.rate")
@@ -199,30 +203,30 @@ func queueColumn(name string) (func(q *Queue) sortKey, error) {
 			return func(q *Queue) sortKey {
 				r, _ := q.lookLocked(now)
 				return numberKey(r.DeliverGet())
-			}, nil
+			}
 		}
 		return func(q *Queue) sortKey {
 			if q.counts == nil {
 				return sortKey{}
 			}
 			return numberKey(q.counts.DeliverGet())
-		}, nil
+		}
 	}
 	if i := slices.Index(statNames[:], stat); ok && stat != "" && i >= 0 {
 		if rate {
 			return func(q *Queue) sortKey {
 				r, _ := q.lookLocked(now)
 				return numberKey(r[i])
-			}, nil
+			}
 		}
 		return func(q *Queue) sortKey {
 			if q.counts == nil {
 				return sortKey{}
 			}
 			return numberKey(q.counts[i])
-		}, nil
+		}
 	}
-	return nil, errorf(Invalid, "the list cannot be sorted by '%s'", name)
+	return nil
 }
 
 // findQueues lists the queues that a filter wants, in its order, whatever its page;
@@ -232,12 +236,7 @@ func (b *Broker) findQueues(f *Filter) (list []*Queue, total int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	var key func(*Queue) sortKey
-	if f.Sort != "" {
-		if key, err = queueColumn(f.Sort); err != nil {
-			return nil, 0, err
-		}
-	}
+	key := queueColumn(f.Sort)
 	shared := true
 	for _, v := range b.vhostsByName() {
 		if !f.allows(v.name) {

@@ -78,6 +78,16 @@ func (r *ring) turn() *Consumer {
 	return nil
 }
 
+// some tells whether any consumer has room.
+func (r *ring) some() bool {
+	for i := range r.groups {
+		if len(r.groups[i].members) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // alone tells whether no other consumer of c's priority has room.
 func (r *ring) alone(c *Consumer) bool {
 	for i := range r.groups {

@@ -124,12 +124,20 @@ func (b *BindingView) PropertiesKey() string {
 
 // Totals are what there is in all.
 type Totals struct {
-	VHosts, Connections, Channels, Exchanges, Queues, Consumers int
+	VHosts, Connections, Channels, Exchanges, Queues int
+	Consumers                                        int // of channels, those of direct replies among them
 
 	Depth   Depth
-	Traffic Traffic
+	Traffic Traffic // of channels
 	Rates   Rates
-	Churn   Churn
+	Churn   Churn // of the whole broker, whatever the filter allows
+
+	QueueConsumers int                      // of queues
+	QueueMemory    int64                    // bytes, as in QueueView
+	QueueTraffic   [len(QueueTypes)]Traffic // of queues, by their types; without a filter also of those that were deleted
+
+	Unconfirmed, Uncommitted int    // of channels
+	Received, Sent           uint64 // bytes, of connections, also of those that were closed
 }
 
 // VHosts lists the virtual hosts by name.
@@ -167,21 +175,50 @@ func (b *Broker) vhostsByName() []*VHost {
 	return list
 }
 
+// queueSum is what queues have together.
+type queueSum struct {
+	depth     Depth
+	consumers int
+	memory    int64
+	traffic   counts
+}
+
+// sumQueues sums up what the queues of the virtual host have.
+func (v *VHost) sumQueues() (sum queueSum, queues int) {
+	list := v.listing.snapshot(v)
+	for _, q := range list {
+		q.mu.Lock()
+		if q.deleted { // what it has counted is with that of all that are
+			q.mu.Unlock()
+			continue
+		}
+		d := q.depthLocked()
+		sum.depth.add(&d)
+		sum.consumers += len(q.consumers)
+		sum.memory += q.memoryLocked()
+		if q.counts != nil {
+			sum.traffic[q.kind].Add(q.counts)
+		}
+		q.mu.Unlock()
+	}
+	return sum, len(list)
+}
+
 func (v *VHost) info(sum sessionSum) VHostInfo {
+	info, _ := v.sums(sum)
+	return info
+}
+
+func (v *VHost) sums(sum sessionSum) (VHostInfo, queueSum) {
 	info := VHostInfo{Name: v.name, Connections: sum.connections, Traffic: sum.traffic}
 	v.mu.RLock()
 	info.Exchanges = len(v.exchanges) + 1
 	v.mu.RUnlock()
-	queues := v.listing.snapshot(v)
-	info.Queues = len(queues)
-	for _, q := range queues {
-		q.mu.Lock()
-		d := q.depthLocked()
-		q.mu.Unlock()
-		info.Depth.add(&d)
-	}
+	var queues queueSum
+	queues, info.Queues = v.sumQueues()
+	info.Depth = queues.depth
 	info.Rates = v.looked.look(time.Now(), &info.Traffic)
-	return info
+	return info, queues
 }
 
 // Queue tells of one queue; ok is whether there is one of that name.
@@ -234,6 +271,46 @@ func (b *Broker) EachQueue(f Filter, visit func(q *QueueView) bool) error {
 	now := time.Now()
 	for _, q := range list {
 		if view, ok := q.view(now); ok && !visit(&view) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// QueueCount is what is counted of a queue.
+type QueueCount struct {
+	VHost, Name string
+	Depth       Depth
+	Consumers   int
+	Capacity    float64 // 1 if its consumers would take a message now, otherwise 0
+	Memory      int64   // bytes, as in QueueView
+	Published   uint64  // messages that entered it
+}
+
+// CountQueues visits the queues that Queues would list, one at a time, until visit
+// says no. It leaves no trace in them, as looking at rates does. A Page is of no
+// effect. The view is valid until visit returns.
+func (b *Broker) CountQueues(f Filter, visit func(q *QueueCount) bool) error {
+	list, _, err := b.findQueues(&f)
+	if err != nil {
+		return err
+	}
+	var c QueueCount
+	for _, q := range list {
+		q.mu.Lock()
+		if q.deleted {
+			q.mu.Unlock()
+			continue
+		}
+		c = QueueCount{
+			VHost: q.v.name, Name: q.name, Depth: q.depthLocked(), Consumers: len(q.consumers),
+			Capacity: q.capacityNow(), Memory: q.memoryLocked(),
+		}
+		if q.counts != nil {
+			c.Published = q.counts[Published]
+		}
+		q.mu.Unlock()
+		if !visit(&c) {
 			return nil
 		}
 	}
@@ -419,7 +496,16 @@ func (b *Broker) Totals(f Filter) Totals {
 			continue
 		}
 		sum := sums[v]
-		info := v.info(sum)
+		info, queues := v.sums(sum)
+		t.QueueConsumers += queues.consumers
+		t.QueueMemory += queues.memory
+		for i := range t.QueueTraffic {
+			t.QueueTraffic[i].Add(&queues.traffic[i])
+		}
+		t.Unconfirmed += sum.unconfirmed
+		t.Uncommitted += sum.uncommitted
+		t.Received += sum.received
+		t.Sent += sum.sent
 		t.Connections += sum.connections
 		t.Channels += sum.channels
 		t.Consumers += sum.consumers
@@ -431,6 +517,15 @@ func (b *Broker) Totals(f Filter) Totals {
 		for i := range t.Rates {
 			t.Rates[i] += info.Rates[i]
 		}
+	}
+	if f.VHost == "" && f.VHosts == nil {
+		gone := b.deleted.view()
+		for i := range t.QueueTraffic {
+			t.QueueTraffic[i].Add(&gone[i])
+		}
+		t.Traffic = sums[nil].traffic
+		t.Received += sums[nil].received
+		t.Sent += sums[nil].sent
 	}
 	t.Churn = b.churn.view()
 	return t

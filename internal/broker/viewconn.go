@@ -102,13 +102,22 @@ func (b *Broker) sessionsLocked() []*Session {
 // have had.
 type sessionSum struct {
 	connections, channels, consumers int
+	unconfirmed, uncommitted         int
+	received, sent                   uint64
 	traffic                          Traffic
 }
 
+// sumSessions sums up the sessions of each virtual host; under nil is the traffic of
+// all, also of virtual hosts that are gone, and the bytes of those that were closed.
 func (b *Broker) sumSessions() map[*VHost]sessionSum {
 	sums := map[*VHost]sessionSum{}
 	b.mu.Lock()
 	sessions := b.sessionsLocked()
+	all := sessionSum{received: b.past.received, sent: b.past.sent}
+	for _, past := range b.past.protocols {
+		t := past.counts.all()
+		all.traffic.Add(&t)
+	}
 	for _, v := range b.vhosts {
 		sums[v] = sessionSum{traffic: v.past}
 	}
@@ -118,17 +127,26 @@ func (b *Broker) sumSessions() map[*VHost]sessionSum {
 		c := s.counts()
 		t := c.all()
 		sum.traffic.Add(&t)
+		all.traffic.Add(&t)
 		if !s.cfg.Unlisted {
 			sum.connections++
 			s.mu.Lock()
 			sum.channels += len(s.channels)
 			for _, ch := range s.channels {
 				sum.consumers += len(ch.consumers)
+				sum.unconfirmed += ch.unconfirmedLocked()
+				sum.uncommitted += ch.uncommittedLocked()
 			}
 			s.mu.Unlock()
+			if s.cfg.Octets != nil {
+				received, sent := s.cfg.Octets()
+				sum.received += received
+				sum.sent += sent
+			}
 		}
 		sums[s.v] = sum
 	}
+	sums[nil] = all
 	return sums
 }
 
@@ -301,13 +319,10 @@ func (s *Session) channelViews(now time.Time) []ChannelView {
 			Consumers: len(ch.consumers), Prefetch: ch.prefetch, GlobalPrefetch: ch.shared,
 			Unacked: ch.unacked.held(),
 		}
-		if ch.tx != nil {
-			view.Uncommitted = int(ch.tx.waiting.Load())
-		}
+		view.Uncommitted, view.Unconfirmed = ch.uncommittedLocked(), ch.unconfirmedLocked()
 		var counts counts
 		ch.addCountsLocked(&counts)
 		view.Traffic = counts.all()
-		view.Unconfirmed = ch.unconfirmedLocked(&view.Traffic)
 		if ch.looked == nil {
 			ch.looked = &rated{}
 		}
