@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -182,8 +183,15 @@ var secretHash = func() string {
 	return base64.StdEncoding.EncodeToString(append(salted, sum[:]...))
 }()
 
-// call makes a request and returns the answer's status and body.
-func (w *world) call(user, password, method, path, body string) (*http.Response, []byte) {
+// answered is what a request was answered with.
+type answered struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// call makes a request.
+func (w *world) call(user, password, method, path, body string) answered {
 	w.t.Helper()
 	r, err := http.NewRequestWithContext(w.t.Context(), method, w.base+path, strings.NewReader(body))
 	if err != nil {
@@ -199,22 +207,21 @@ func (w *world) call(user, password, method, path, body string) (*http.Response,
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read
 	got, err := io.ReadAll(resp.Body)
-	if err != nil {
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
 		w.t.Fatal(err)
 	}
-	return resp, got
+	return answered{resp.StatusCode, resp.Header, got}
 }
 
 // do makes a request as the first user, which must succeed.
 func (w *world) do(method, path, body string) []byte {
 	w.t.Helper()
-	resp, got := w.call(w.user, w.password, method, path, body)
-	if resp.StatusCode/100 != 2 {
-		w.t.Fatalf("%s %s %s: %s %s", method, path, body, resp.Status, got)
+	got := w.call(w.user, w.password, method, path, body)
+	if got.status/100 != 2 {
+		w.t.Fatalf("%s %s %s: %d %s", method, path, body, got.status, got.body)
 	}
-	return got
+	return got.body
 }
 
 // furnish puts everything there, wherever it was taken away.
@@ -310,9 +317,9 @@ func (w *world) walk(requests []request) matrix {
 					path = strings.ReplaceAll(path, "{chan}", url.PathEscape(w.named("/api/channels", who, v)))
 				}
 				path = strings.NewReplacer("{v}", v, "{other}", "other", "{self}", role, "{node}", w.node).Replace(path)
-				resp, _ := w.call(role, secret, r.method, path, r.body)
-				m[r.String()][v][role] = resp.StatusCode
-				if r.method != "GET" && resp.StatusCode/100 == 2 {
+				got := w.call(role, secret, r.method, path, r.body)
+				m[r.String()][v][role] = got.status
+				if r.method != "GET" && got.status/100 == 2 {
 					w.furnish()
 				}
 			}

@@ -70,13 +70,7 @@ func (c *call) overview() error {
 		}
 	}
 	churn := object{}
-	for name, n := range map[string]uint64{
-		"connection_created": t.Churn.ConnectionsOpened, "connection_closed": t.Churn.ConnectionsClosed,
-		"channel_created": t.Churn.ChannelsOpened, "channel_closed": t.Churn.ChannelsClosed,
-		"queue_declared": t.Churn.QueuesDeclared, "queue_created": t.Churn.QueuesCreated, "queue_deleted": t.Churn.QueuesDeleted,
-	} {
-		churn[name], churn[name+"_details"] = min(n, math.MaxUint32), noRate()
-	}
+	addChurn(churn, &t.Churn)
 	return c.one(object{
 		"management_version": Compatible, "rabbitmq_version": Compatible,
 		"product_name": Product, "product_version": c.s.cfg.Version,
@@ -97,6 +91,17 @@ func (c *call) overview() error {
 		},
 		"listeners": listeners, "contexts": []any{},
 	})
+}
+
+// addChurn tells what came and went. Some tools read it as numbers of 32 bits.
+func addChurn(to object, c *broker.Churn) {
+	for name, n := range map[string]uint64{
+		"connection_created": c.ConnectionsOpened, "connection_closed": c.ConnectionsClosed,
+		"channel_created": c.ChannelsOpened, "channel_closed": c.ChannelsClosed,
+		"queue_declared": c.QueuesDeclared, "queue_created": c.QueuesCreated, "queue_deleted": c.QueuesDeleted,
+	} {
+		to[name], to[name+"_details"] = min(n, math.MaxUint32), noRate()
+	}
 }
 
 // whoami is GET /api/whoami.
@@ -207,13 +212,13 @@ func (c *call) node() object {
 	if memoryLimit == 0 {
 		memoryLimit = memoryMost
 	}
-	return object{
+	out := object{
 		"name": c.s.cfg.Name, "type": "disc", "running": true, "being_drained": false,
 		"rabbitmq_version": Compatible, "product_name": Product, "product_version": c.s.cfg.Version,
 		// Some tools read it as a number of 32 bits, which ends after 49 days.
 		"uptime":     min(time.Since(c.s.started).Milliseconds(), math.MaxUint32),
 		"rates_mode": "basic", "run_queue": 0, "processors": runtime.GOMAXPROCS(0), "os_pid": strconv.Itoa(os.Getpid()),
-		"mem_used": n.Memory, "mem_limit": memoryLimit, "mem_alarm": isMemory(blocked), "mem_used_details": noRate(),
+		"mem_used": n.Memory, "mem_limit": memoryLimit, "mem_alarm": isMemory(blocked), "mem_used_details": noRate(), "mem_calculation_strategy": "allocated",
 		"disk_free": n.DiskFree, "disk_free_limit": n.DiskLimit, "disk_free_alarm": isDisk(blocked), "disk_free_details": noRate(),
 		"fd_used": n.Files, "fd_total": n.FilesLimit, "fd_used_details": noRate(),
 		"sockets_used": t.Connections, "sockets_total": n.FilesLimit, "sockets_used_details": noRate(),
@@ -225,9 +230,6 @@ func (c *call) node() object {
 		"io_sync_count": 0, "io_sync_avg_time": number(0), "io_seek_count": 0, "io_seek_avg_time": number(0), "io_reopen_count": 0,
 		"mnesia_ram_tx_count": 0, "mnesia_disk_tx_count": 0, "msg_store_read_count": 0, "msg_store_write_count": 0,
 		"queue_index_read_count": 0, "queue_index_write_count": 0, "queue_index_journal_write_count": 0,
-		"connection_created": t.Churn.ConnectionsOpened, "connection_closed": t.Churn.ConnectionsClosed,
-		"channel_created": t.Churn.ChannelsOpened, "channel_closed": t.Churn.ChannelsClosed,
-		"queue_declared": t.Churn.QueuesDeclared, "queue_created": t.Churn.QueuesCreated, "queue_deleted": t.Churn.QueuesDeleted,
 		"net_ticktime": 60, "partitions": []any{}, "cluster_links": []any{}, "metrics_gc_queue_length": object{},
 		"enabled_plugins": []string{"rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_stomp", "rabbitmq_web_stomp"},
 		"applications":    []object{{"name": "rabbit", "description": Product, "version": Compatible}},
@@ -238,6 +240,8 @@ func (c *call) node() object {
 		},
 		"exchange_types": exchangeTypes, "contexts": []any{}, "config_files": []any{}, "log_files": []any{},
 	}
+	addChurn(out, &t.Churn)
+	return out
 }
 
 // getNodeMemory is GET /api/nodes/node/memory. The parts are those of a Go process,

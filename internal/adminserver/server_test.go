@@ -116,13 +116,13 @@ func closed(s *broker.Session) bool {
 // get makes a request as the first user and decodes the answer, which has a status.
 func (o *own) get(method, path, body string, status int, to any) {
 	o.t.Helper()
-	resp, got := o.call(o.user, o.password, method, path, body)
-	if resp.StatusCode != status {
-		o.t.Fatalf("%s %s %s: %s %s", method, path, body, resp.Status, got)
+	got := o.call(o.user, o.password, method, path, body)
+	if got.status != status {
+		o.t.Fatalf("%s %s %s: %d %s", method, path, body, got.status, got.body)
 	}
 	if to != nil {
-		if err := json.Unmarshal(got, to); err != nil {
-			o.t.Fatalf("%s %s: %v: %s", method, path, err, got)
+		if err := json.Unmarshal(got.body, to); err != nil {
+			o.t.Fatalf("%s %s: %v: %s", method, path, err, got.body)
 		}
 	}
 }

@@ -139,11 +139,7 @@ func metadataOf(f fields) ([]byte, error) {
 // deleteVHost is DELETE /api/vhosts/vhost.
 func (c *call) deleteVHost() error {
 	name := c.arg("vhost")
-	b, ok := any(c.b).(interface{ DeleteVHost(name string) error })
-	if !ok {
-		return badRequest("virtual hosts cannot be deleted by this version")
-	}
-	if err := b.DeleteVHost(name); err != nil {
+	if err := c.b.DeleteVHost(name); err != nil {
 		return err
 	}
 	if err := c.users.DeleteVHost(name); err != nil {

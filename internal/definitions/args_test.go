@@ -73,9 +73,8 @@ func FuzzArgs(f *testing.F) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(list, again) && !reflect.DeepEqual(Args(list), Args(again)) {
-			var kinds bool // a double that is whole comes back as a long
-			kinds = bytes.ContainsRune(list, 'd')
-			if !kinds {
+			// A double that is whole comes back as a long.
+			if !bytes.ContainsRune(list, 'd') {
 				t.Fatalf("%q became %q, then %q", text, list, again)
 			}
 		}

@@ -20,7 +20,7 @@ type About struct {
 
 // Export writes a document from which Import, or a RabbitMQ, makes what is here. With
 // a virtual host it has the queues, exchanges, bindings, policies and parameters of
-// that one alone, which do not say so. Exclusive queues, and what every virtual host
+// that one alone. Exclusive queues, and what every virtual host
 // has by itself, are not in it.
 //
 // A RabbitMQ takes all of it but for passwords that were set here: their hashes are
@@ -173,9 +173,9 @@ func (x *exporter) parameters() {
 	x.list(sectionParameters)
 	b := x.of.Broker
 	for _, s := range b.Settings(broker.SettingParameter) {
-		if said, ok := x.in(s.VHost); ok {
+		if _, ok := x.in(s.VHost); ok {
 			component, name, _ := strings.Cut(s.Name, "\x00")
-			x.item(parameterItem{said, component, name, s.Value})
+			x.item(parameterItem{s.VHost, component, name, s.Value})
 		}
 	}
 	for _, v := range b.VHostNames() {
@@ -185,17 +185,17 @@ func (x *exporter) parameters() {
 				limits[s.Name] = s.Value
 			}
 		}
-		if said, ok := x.in(v); ok && len(limits) > 0 {
+		if _, ok := x.in(v); ok && len(limits) > 0 {
 			value, err := json.Marshal(limits)
 			if x.err == nil {
 				x.err = err
 			}
-			x.item(parameterItem{said, ComponentLimits, "limits", value})
+			x.item(parameterItem{v, ComponentLimits, "limits", value})
 		}
 	}
 	for _, s := range b.Settings(broker.SettingOperatorPolicy) {
-		if said, ok := x.in(s.VHost); ok {
-			x.item(parameterItem{said, ComponentOperator, s.Name, s.Value})
+		if _, ok := x.in(s.VHost); ok {
+			x.item(parameterItem{s.VHost, ComponentOperator, s.Name, s.Value})
 		}
 	}
 }
@@ -204,8 +204,8 @@ func (x *exporter) policies() {
 	x.list(sectionPolicies)
 	for _, s := range x.of.Broker.Settings(broker.SettingPolicy) {
 		var p policyItem
-		if said, ok := x.in(s.VHost); ok && json.Unmarshal(s.Value, &p) == nil {
-			p.VHost, p.Name = said, s.Name
+		if _, ok := x.in(s.VHost); ok && json.Unmarshal(s.Value, &p) == nil {
+			p.VHost, p.Name = s.VHost, s.Name
 			x.item(p)
 		}
 	}

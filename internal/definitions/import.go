@@ -148,11 +148,7 @@ func (im *importer) section(s section, text json.RawMessage) error {
 		}
 		session, err := im.session(vhost)
 		if err == nil {
-			if bulk, ok := any(session).(interface{ Bulk(f func() error) error }); ok {
-				err = bulk.Bulk(all)
-			} else {
-				err = all()
-			}
+			err = session.Bulk(all)
 		}
 		if err != nil {
 			return err
@@ -366,7 +362,7 @@ func (im *importer) parameter(item json.RawMessage) (string, error) {
 		}
 		return name, im.limits(limits, broker.Setting{Kind: broker.SettingVHostLimit, VHost: vhost})
 	case p.Component == ComponentOperator:
-		return name, im.putPolicy(broker.Setting{Kind: broker.SettingOperatorPolicy, VHost: vhost, Name: p.Name, Value: p.Value})
+		return name, im.putPolicy(name, broker.Setting{Kind: broker.SettingOperatorPolicy, VHost: vhost, Name: p.Name, Value: p.Value})
 	case !slices.Contains(Inert, p.Component):
 		return name, fmt.Errorf("there is no component %s", quote(p.Component))
 	case p.Name == "" || len(p.Value) == 0:
@@ -408,16 +404,24 @@ func (im *importer) policy(item json.RawMessage) (string, error) {
 	if err != nil {
 		return name, err
 	}
-	return name, im.putPolicy(broker.Setting{Kind: broker.SettingPolicy, VHost: vhost, Name: p.Name, Value: value})
+	return name, im.putPolicy(name, broker.Setting{Kind: broker.SettingPolicy, VHost: vhost, Name: p.Name, Value: value})
 }
 
-// putPolicy sets a policy.
-func (im *importer) putPolicy(s broker.Setting) error {
+// putPolicy sets a policy, and notes what of it does nothing.
+func (im *importer) putPolicy(name string, s broker.Setting) error {
 	if s.Name == "" {
 		return errors.New("it has no name")
 	}
 	if err := im.to.Broker.PutSetting(s); err != nil {
 		return err
+	}
+	var p struct {
+		Definition json.RawMessage `json:"definition"`
+	}
+	if json.Unmarshal(s.Value, &p) == nil {
+		for _, key := range broker.PolicyWithoutEffect(p.Definition) {
+			im.warn(name, "its key "+quote(key)+" has no effect")
+		}
 	}
 	return nil
 }
