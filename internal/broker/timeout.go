@@ -205,6 +205,7 @@ func (c *Consumer) look(w *watch, now time.Time) (every time.Duration) {
 	told := c.gone // by who cancelled it
 	late := ch.takeAllOfLocked(c)
 	resume := ch.creditLocked(late)
+	unsentFrom := min(ch.firstUnsentLocked(), ch.unsent-1) // as in close
 	s.dropDeliveriesLocked(func(other *Consumer) bool { return other == c })
 	var closing []*Consumer
 	if !told && !s.cfg.NotifyCancelled {
@@ -232,7 +233,7 @@ func (c *Consumer) look(w *watch, now time.Time) (every time.Duration) {
 			ch.endConsumer(other)
 		}
 	}
-	settleAll(late, failed)
+	settleSent(late, failed, unsentFrom)
 	resumeConsumers(resume)
 	s.unstall()
 	s.signal()
