@@ -143,21 +143,21 @@ var described = []struct {
 	{
 		with(nums(recRunWith, 300, 7, 2, 40), attrs{due: 1000, wake: 2000, count: 3, over: 4}, 41, attrs{due: 1001, wake: 2002, count: 5, over: 6}),
 		RecordInfo{
-			Kind: "publish-with-attributes", Queue: 300, First: 7, Count: 2, Sizes: []uint64{40, 41},
+			Kind: "publish", Queue: 300, First: 7, Count: 2, Sizes: []uint64{40, 41},
 			Attributes: []MessageAttributes{{second(1), second(2), 3, 4}, {second(1).Add(time.Millisecond), second(2).Add(2 * time.Millisecond), 5, 6}},
 		},
 	},
 	{
 		with(nums(recManyWith, 2, 1, 8), attrs{due: 1000}, 2, 9, attrs{count: 1}, 30),
 		RecordInfo{
-			Kind: "publish-to-many-with-attributes", Targets: []MessageRef{{1, 8}, {2, 9}}, Sizes: []uint64{30},
+			Kind: "publish-to-many", Targets: []MessageRef{{1, 8}, {2, 9}}, Sizes: []uint64{30},
 			Attributes: []MessageAttributes{{Expires: second(1)}, {Count: 1}},
 		},
 	},
 	{
 		with(nums(recPartsWith, 1, 1, 10), attrs{wake: 3000}, 1, 5, 6, 7),
 		RecordInfo{
-			Kind: "publish-in-parts-with-attributes", Targets: []MessageRef{{1, 10}}, Parts: []journal.Ref{{Position: 5, Offset: 6, Length: 7}},
+			Kind: "publish-in-parts", Targets: []MessageRef{{1, 10}}, Parts: []journal.Ref{{Position: 5, Offset: 6, Length: 7}},
 			Attributes: []MessageAttributes{{Waits: second(3)}},
 		},
 	},
@@ -168,7 +168,7 @@ var described = []struct {
 	{
 		more(append(texts(append(texts(nums(recLanes, 4), "v", "q"), flags(true, false, false)), ""), 2), 9<<laneShift+90, 9<<laneShift+10, 1, 5, 3, 20, 20, 0),
 		RecordInfo{
-			Kind: "queue-state-by-priority", Queue: 4, VHost: "v", Name: "q", Args: map[string]any{}, Durable: true,
+			Kind: "queue-state", Queue: 4, VHost: "v", Name: "q", Args: map[string]any{}, Durable: true,
 			Lanes: []LaneInfo{
 				{9, 9<<laneShift + 90, 9<<laneShift + 10, []SettledRun{{9<<laneShift + 15, 3}}},
 				{0, 20, 20, []SettledRun{}},

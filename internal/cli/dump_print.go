@@ -67,13 +67,13 @@ func (o *people) record(_ *file.Part, r *broker.RecordInfo) error {
 // words says what a record says.
 func (o *people) words(r *broker.RecordInfo) string {
 	switch r.Kind {
-	case "publish", "publish-with-attributes":
+	case "publish":
 		return fmt.Sprintf("publish to %s: %s, %s, %d bytes", o.queue(r.Queue), count(r.Count, "message"), run(r.First, r.Count), sum(r.Sizes)) + attributes(r)
-	case "publish-to-many", "publish-to-many-with-attributes":
+	case "publish-to-many":
 		return fmt.Sprintf("publish to %s: 1 message, %d bytes", o.targets(r.Targets), sum(r.Sizes)) + attributes(r)
 	case "attributes":
 		return fmt.Sprintf("attributes in %s: %s", o.queue(r.Queue), run(r.First, r.Count)) + attributes(r)
-	case "publish-in-parts", "publish-in-parts-with-attributes":
+	case "publish-in-parts":
 		var parts []string
 		for _, p := range r.Parts {
 			parts = append(parts, fmt.Sprintf("%d bytes at %d of batch %d", p.Length, p.Offset, p.Position))
@@ -117,12 +117,12 @@ func (o *people) words(r *broker.RecordInfo) string {
 		return fmt.Sprintf("a checkpoint begins; the highest queue number is %d", r.LastQueue)
 	case "queue-state":
 		o.queues[r.Queue] = r.Name
-		return fmt.Sprintf("queue %d %q in %q%s; ", r.Queue, r.Name, r.VHost, properties(r)) + lane(r.Tail, r.Floor, r.SettledRun)
-	case "queue-state-by-priority":
-		o.queues[r.Queue] = r.Name
 		s := fmt.Sprintf("queue %d %q in %q%s", r.Queue, r.Name, r.VHost, properties(r))
 		for _, ln := range r.Lanes {
 			s += fmt.Sprintf("; priority %d: ", ln.Priority) + lane(ln.Tail, ln.Floor, ln.SettledRun)
+		}
+		if len(r.Lanes) == 0 {
+			s += "; " + lane(r.Tail, r.Floor, r.SettledRun)
 		}
 		return s
 	case "checkpoint-end":
@@ -367,11 +367,36 @@ type jsonRecord struct {
 	Began       uint64         `json:"began,omitempty"` // where the checkpoint did
 	Tail        uint64         `json:"tail,omitempty"`
 	Floor       uint64         `json:"floor,omitempty"`
-	Settled     [][2]uint64    `json:"settled,omitempty"`  // first and count of runs above floor
+	Settled     [][2]uint64    `json:"settled,omitempty"` // first and count of runs above floor
+	Lanes       []jsonLane     `json:"lanes,omitempty"`   // of a queue with priorities, instead of these three
+	Attributes  []jsonAttr     `json:"attributes,omitempty"`
 	Accepted    [][2]uint64    `json:"accepted,omitempty"` // first and last of runs of a producer's numbers
 	IDs         []string       `json:"ids,omitempty"`      // hashes of duplicate ids, in hexadecimal
 	Whole       bool           `json:"whole,omitempty"`    // they are all that are remembered of this exchange and key
 	Node        string         `json:"node,omitempty"`
+}
+
+// jsonLane is the state of one priority's messages.
+type jsonLane struct {
+	Priority uint8       `json:"priority"`
+	Tail     uint64      `json:"tail"`
+	Floor    uint64      `json:"floor"`
+	Settled  [][2]uint64 `json:"settled,omitempty"`
+}
+
+// jsonAttr is what a queue knows of a message.
+type jsonAttr struct {
+	Expires   *time.Time `json:"expires,omitempty"`
+	Waits     *time.Time `json:"waits,omitempty"`
+	Count     uint32     `json:"deliveries,omitempty"` // in vain
+	HeadBytes uint16     `json:"head_bytes,omitempty"`
+}
+
+func jsonRuns(runs []broker.SettledRun) (list [][2]uint64) {
+	for _, s := range runs {
+		list = append(list, [2]uint64{s.First, s.Count})
+	}
+	return list
 }
 
 func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
@@ -394,8 +419,19 @@ func (o machines) record(p *file.Part, r *broker.RecordInfo) error {
 	for _, ref := range r.Parts {
 		j.Parts = append(j.Parts, jsonRef{Position: ref.Position, Offset: ref.Offset, Length: ref.Length})
 	}
-	for _, s := range r.SettledRun {
-		j.Settled = append(j.Settled, [2]uint64{s.First, s.Count})
+	j.Settled = jsonRuns(r.SettledRun)
+	for _, ln := range r.Lanes {
+		j.Lanes = append(j.Lanes, jsonLane{ln.Priority, ln.Tail, ln.Floor, jsonRuns(ln.SettledRun)})
+	}
+	for _, a := range r.Attributes {
+		x := jsonAttr{Count: a.Count, HeadBytes: a.HeadBytes}
+		if !a.Expires.IsZero() {
+			x.Expires = &a.Expires
+		}
+		if !a.Waits.IsZero() {
+			x.Waits = &a.Waits
+		}
+		j.Attributes = append(j.Attributes, x)
 	}
 	for _, a := range r.Accepted {
 		j.Accepted = append(j.Accepted, [2]uint64{a.First, a.Last})

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/journal/file"
@@ -72,7 +73,7 @@ const dumped = `    a new owner begins
     publish to queue 1 "orders": 2 messages, numbers 0 to 1, 39 bytes
       exchange "", key "orders", body of 5 bytes: "first"
       exchange "", key "orders", body of 6 bytes: "second"
-    publish to queue 1 "orders" as 2, queue 2 "copies" as 0: 1 message, 69 bytes
+    publish to queue 1 "orders" as 2, queue 2 "copies" as 0: 1 message, 69 bytes; 1: no attributes; 2: expires TIME, head of 36 bytes
       exchange "log", key "order.new", content-type="text/plain" message-id="id", body of 33 bytes: "to both, "…
     fanout exchange "gone" in "/", durable
     settle in queue 2 "copies": number 0
@@ -102,8 +103,8 @@ func TestDump(t *testing.T) {
 			t.Errorf("unexpected: %q", line)
 		}
 	}
-	if records.String() != dumped {
-		t.Errorf("got:\n%s\nwant:\n%s", records.String(), dumped)
+	if got := regexp.MustCompile(`expires [0-9-]+T[0-9:.]+Z`).ReplaceAllString(records.String(), "expires TIME"); got != dumped {
+		t.Errorf("got:\n%s\nwant:\n%s", got, dumped)
 	}
 	if contents(t, dir) != before {
 		t.Error("the dump has changed the store")
@@ -140,6 +141,45 @@ func TestDumpAsJSON(t *testing.T) {
 		properties, _ := m["properties"].(map[string]any)
 		if m["exchange"] != "log" || m["persistent"] != true || m["body"] != "dG8gYm90aCwgYW5kIGxvbmdlciB0aGFuIGlzIHNob3du" || properties["message-id"] != "id" {
 			t.Errorf("message %v", m)
+		}
+	}
+}
+
+func TestDumpOfAttributesAndPriorities(t *testing.T) {
+	at := time.UnixMilli(1700000000123).UTC()
+	for _, x := range []struct {
+		r           broker.RecordInfo
+		words, json string
+	}{
+		{
+			broker.RecordInfo{Kind: "publish", Queue: 3, First: 7, Count: 3, Sizes: []uint64{1, 2, 3}, Attributes: []broker.MessageAttributes{
+				{Expires: at}, {Expires: at}, {Waits: at, Count: 1, HeadBytes: 9},
+			}},
+			`publish to queue 3: 3 messages, numbers 7 to 9, 6 bytes; 1: expires 2023-11-14T22:13:20.123Z; 3: waits until 2023-11-14T22:13:20.123Z, 1 delivery in vain, head of 9 bytes`,
+			`"attributes":[{"expires":"2023-11-14T22:13:20.123Z"},{"expires":"2023-11-14T22:13:20.123Z"},{"waits":"2023-11-14T22:13:20.123Z","deliveries":1,"head_bytes":9}]`,
+		},
+		{
+			broker.RecordInfo{Kind: "attributes", Queue: 3, First: 7, Count: 1, Attributes: []broker.MessageAttributes{{Count: 2}}},
+			`attributes in queue 3: number 7, 2 deliveries in vain`,
+			`"attributes":[{"deliveries":2}]`,
+		},
+		{
+			broker.RecordInfo{Kind: "queue-state", Queue: 3, Name: "q", VHost: "/", Lanes: []broker.LaneInfo{
+				{Priority: 9, Tail: 20, Floor: 10, SettledRun: []broker.SettledRun{{First: 12, Count: 2}}}, {Tail: 5, Floor: 5},
+			}},
+			`queue 3 "q" in "/"; priority 9: next message 20, settled: all below 10, 12 to 13; priority 0: next message 5, settled: all below 5`,
+			`"lanes":[{"priority":9,"tail":20,"floor":10,"settled":[[12,2]]},{"priority":0,"tail":5,"floor":5}]`,
+		},
+	} {
+		if got := (&people{queues: map[uint64]string{}}).words(&x.r); got != x.words {
+			t.Errorf("%s\nwant %s", got, x.words)
+		}
+		var out strings.Builder
+		if err := (machines{json.NewEncoder(&out)}).record(&file.Part{}, &x.r); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), x.json) {
+			t.Errorf("%s\nwant in it %s", out.String(), x.json)
 		}
 	}
 }
