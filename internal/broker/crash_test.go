@@ -147,9 +147,18 @@ func (s *story) unbind(c *client, exchange, key, queue string) {
 }
 
 // post publishes a message of a size, and notes it for all queues that get it.
-// Most have an identity, or a duplicate id.
+// Most have an identity, or a duplicate id, and some expire, long after the story.
 func (s *story) post(c *client, exchange, key string, size int, persistent bool, queues ...string) []*note {
 	s.t.Helper()
+	return s.postFor(c, []string{"", "3600000", "1000000000"}[s.count%3], exchange, key, size, persistent, queues...)
+}
+
+// storyPriority is that of all messages: those of a priority come in their order.
+const storyPriority = 2
+
+func (s *story) postFor(c *client, expiration, exchange, key string, size int, persistent bool, queues ...string) []*note {
+	s.t.Helper()
+	last := lastingProps(storyPriority, expiration)
 	s.count++
 	text := noteText(s.count, size)
 	id := ""
@@ -166,14 +175,14 @@ func (s *story) post(c *client, exchange, key string, size int, persistent bool,
 	for _, q := range queues {
 		list = append(list, &note{text, q, id, dupl, s.now(), never, never, never})
 	}
+	props := []byte(nil)
 	switch {
 	case id != "":
-		c.bring(exchange, key, id, text, persistent)
+		props = named(id)
 	case dupl != "":
-		c.put(exchange, key, dupl, text, persistent)
-	default:
-		c.publish(exchange, key, text, persistent)
+		props = duplicate(dupl)
 	}
+	c.publishWith(exchange, key, append(props, last...), text, persistent)
 	if persistent {
 		s.notes = append(s.notes, list...)
 	}
@@ -265,6 +274,28 @@ func (s *story) tell() {
 	}
 	s.confirm(c, run...)
 
+	// A queue with priorities, and messages that expire.
+	s.change("urgent", false, func() error {
+		_, err := c.DeclareQueue(QueueSpec{Name: "urgent", Durable: true, Args: args{"x-max-priority": 5, "x-max-length-bytes": 1 << 20}.list()})
+		return err
+	})
+	s.declare(c, "brief")
+	u1, u2, u3 := s.post(c, "", "urgent", 40, true, "urgent"), s.post(c, "", "urgent", 1200, true, "urgent"), s.post(c, "", "urgent", 40, true, "urgent")
+	s.confirm(c, u1, u2, u3)
+	tag := s.get(c, u1[0])
+	s.ack(c, tag, u1[0])
+	s.sure(c, u1[0])
+	for range 3 {
+		gone := s.postFor(c, "1", "", "brief", 50, true, "brief")
+		gone[0].settling, gone[0].settled = gone[0].begun, gone[0].begun
+		s.confirm(c, gone)
+	}
+	s.confirm(c, s.post(c, "", "brief", 50, true, "brief"))
+	eventually(s.t, func() bool {
+		info, err := c.CheckQueue("brief")
+		return err == nil && info.Messages == 1
+	})
+
 	// Settlements: one, several, one queue of many, given back, and with its
 	// channel.
 	t1 := s.get(c, a1[0])
@@ -276,7 +307,7 @@ func (s *story) tell() {
 	s.ack(c, t2, a1[0], a2[0])
 	_ = t1
 	s.sure(c, a1[0], a2[0])
-	tag := s.get(c, many[1])
+	tag = s.get(c, many[1])
 	s.ack(c, tag, many[1])
 	s.sure(c, many[1])
 	tag = s.get(c, large[1])

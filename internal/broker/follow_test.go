@@ -143,12 +143,23 @@ func (l *life) there(queue string) bool {
 	return err == nil
 }
 
+// lifeQueues are the arguments of some queues: the others have none.
+var lifeQueues = map[string][]byte{
+	"q2": args{"x-message-ttl": 3600_000, "x-max-length-bytes": 1 << 30}.list(),
+	"q3": args{"x-max-priority": 3}.list(),
+}
+
+// lasts are properties of a message that expires soon, or late, or not.
+func (l *life) lasts() []byte {
+	return lastingProps(byte(l.rnd.IntN(5)), []string{"", "", "100", "3600000", fmt.Sprint(l.rnd.IntN(2000))}[l.rnd.IntN(5)])
+}
+
 // live does one thing. What it asks for in vain counts as done.
 func (l *life) live() {
 	q := l.name()
 	switch l.rnd.IntN(24) {
 	case 0:
-		l.queue(q, true)
+		l.queueWith(q, true, lifeQueues[q])
 	case 1:
 		if l.rnd.IntN(3) == 0 {
 			_, _ = l.DeleteQueue(q, false, false)
@@ -164,10 +175,10 @@ func (l *life) live() {
 		_ = l.DeleteExchange("x"+q, false)
 	case 5, 6, 7:
 		for range l.rnd.IntN(8) {
-			l.publish("", q, l.text(), l.rnd.IntN(8) > 0)
+			l.publishWith("", q, l.lasts(), l.text(), l.rnd.IntN(8) > 0)
 		}
 	case 8, 9:
-		l.publish("amq.fanout", "", l.text(), true)
+		l.publishWith("amq.fanout", "", l.lasts(), l.text(), true)
 	case 10, 11:
 		l.bring("", q, fmt.Sprint("p", l.rnd.IntN(2), "-", l.count+1), l.text(), true)
 	case 12:
@@ -195,6 +206,7 @@ func (l *life) live() {
 			l.held = l.held[1:]
 			if l.rnd.IntN(4) == 0 {
 				l.must(l.ch.Nack(tag, false, true))
+				l.change(q)
 			} else {
 				l.must(l.ch.Ack(tag, false))
 			}
@@ -215,6 +227,27 @@ func (l *life) live() {
 			l.must(l.tx.TxCommit())
 		}
 	}
+}
+
+// change gives messages of a queue other attributes.
+func (l *life) change(name string) {
+	q := l.v.queues[name]
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.eachChunk(func(k *chunk) {
+		for i := range k.peek().entries {
+			switch seq := k.first + uint64(i); l.rnd.IntN(20) {
+			case 0:
+				q.countLocked(seq, l.rnd.Uint32N(1000))
+			case 1:
+				q.delayLocked(seq, nowMillis()+l.rnd.Int64N(5000))
+			}
+		}
+	})
+	q.dispatchLocked()
 }
 
 func small(c *Config) {
