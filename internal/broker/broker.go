@@ -13,8 +13,8 @@
 //
 // In this order, each before those behind it: VHost.mu, producer.mu (several
 // only in the order of their names), Queue.mu (several only in the order of
-// their numbers), Session.mu, log.mu. The evictor's and the scratch file's
-// mutexes are innermost. Nothing waits for I/O under any.
+// their numbers), Session.mu, log.mu. The evictor's, the movers'
+// and the scratch file's mutexes are innermost. Nothing waits for I/O under any.
 package broker
 
 import (

@@ -304,6 +304,12 @@ func (q *Queue) tick() {
 			q.mu.Unlock()
 			return
 		}
+		if q.leavingLocked() >= leavingMost {
+			q.v.b.timers.remove(c)
+			q.v.b.timers.set(c, nowMillis()+tickLeast.Milliseconds())
+			q.mu.Unlock()
+			return
+		}
 		did := 0
 		again = false
 		for now := nowMillis(); len(c.timed) > 0 && c.timed[0].times.next <= now; {

@@ -27,6 +27,11 @@ func (r reason) String() string {
 	return ""
 }
 
+// leavingMost is how many messages of a queue may be on their way before those that
+// need not leave at once, and cannot be delivered any more, are left where they are
+// for a while: their part of the index stays packed.
+const leavingMost = 64 << 10
+
 // exit is where the messages of a queue are that leave it for others. They are
 // neither ready nor unsettled any more, but still the queue's, and in its index in
 // the state leaving, until a carrier has put them where they go; see move.go. No record

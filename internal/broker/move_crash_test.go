@@ -302,3 +302,76 @@ func TestSyncFailsWhileMessagesMove(t *testing.T) {
 		}
 	}
 }
+
+// TestCrashWhileMessagesAreParked cuts the power at every change that a broker makes of
+// its files while messages are given back that have been delivered too often: each is
+// in its queue or parked.
+func TestCrashWhileMessagesAreParked(t *testing.T) {
+	m := vfs.NewMem()
+	m.Record()
+	s := &crossing{story: story{
+		world: &world{t: t, fs: m, wrap: func(m *vfs.Mem) vfs.FS { return noBallast{m} }}, ids: map[string]int{},
+	}}
+	s.start(moveTiny)
+	c := s.confirming()
+	c.queueWith("q", true, numberArg(nil, "x-delivery-limit", 1))
+	for i := range 6 {
+		p := &passage{text: noteText(i, 50), begun: s.now()}
+		c.publish("", "q", p.text, true)
+		s.confirm(c)
+		p.sure = s.now()
+		s.passages = append(s.passages, p)
+		for range 2 - i%2 {
+			if err := c.ch.Reject(c.fetch("q").Tag, true); err != nil {
+				t.Fatal(err)
+			}
+			s.settled("q")
+		}
+		if err := s.b.flushLog(); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			p.moved = s.now()
+			continue
+		}
+		if e := c.fetch("q"); body(e) != p.text {
+			t.Fatalf("got %.20q", body(e))
+		}
+		p.moved = never
+	}
+	c.Close()
+	s.stop()
+	history := s.fs.History()
+	t.Logf("%d changes", len(history))
+	for at := 0; at <= len(history); at++ {
+		left := s.fs.Cut(at, 0, []int{0, 50, 100}[at%3], rand.New(rand.NewPCG(uint64(at), 0)))
+		w := &world{t: t, fs: left, wrap: s.wrap}
+		if err := w.tryStart(moveTiny); err != nil {
+			t.Fatalf("start after change %d: %v", at, err)
+		}
+		c := w.client()
+		all, err := w.found(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range s.passages {
+			n, parked := 0, 0
+			for queue, texts := range all {
+				for _, text := range texts {
+					if text == p.text {
+						if n++; queue == "q"+parkedSuffix {
+							parked++
+						}
+					}
+				}
+			}
+			if n > 1 || n == 0 && p.sure <= at || n == 1 && p.begun > at || parked == 0 && p.moved <= at {
+				t.Errorf("crash during change %d: %.20q is there %d times, %d of them parked", at, p.text, n, parked)
+			}
+		}
+		c.Close()
+		if err := w.tryStop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

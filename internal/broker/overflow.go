@@ -68,7 +68,11 @@ func (q *Queue) trim() {
 		}
 		q.trimLocked()
 		q.reportLocked()
+		many := q.leavingLocked() >= leavingMost
 		q.mu.Unlock()
+		if many {
+			_, _ = q.v.b.awaitMoves(q) // if that fails the broker is ending
+		}
 	}
 }
 
