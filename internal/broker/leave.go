@@ -45,11 +45,13 @@ type exit struct {
 	moved       chan struct{}
 }
 
-// leave is a run of messages that leave for one reason.
+// leave is a run of messages that leave for one reason, to where the rules sent them
+// that the queue had then.
 type leave struct {
 	first uint64
 	n     uint32
 	why   reason
+	rules *rules
 }
 
 // expelLocked takes a message, ready or unsettled, out of the queue for a reason: to
@@ -82,10 +84,10 @@ func (q *Queue) expelLocked(seq uint64, why reason) {
 	}
 	x.held++
 	x.given++
-	if n := len(x.list); n > 0 && x.list[n-1].why == why && x.list[n-1].first+uint64(x.list[n-1].n) == seq && x.list[n-1].n < math.MaxUint32 {
+	if n := len(x.list); n > 0 && x.list[n-1].why == why && x.list[n-1].rules == q.rules && x.list[n-1].first+uint64(x.list[n-1].n) == seq && x.list[n-1].n < math.MaxUint32 {
 		x.list[n-1].n++
 	} else {
-		x.list = append(x.list, leave{seq, 1, why})
+		x.list = append(x.list, leave{seq, 1, why, q.rules})
 	}
 	if !x.busy {
 		x.busy = true
@@ -113,7 +115,7 @@ func (x *exit) takeLocked(q *Queue, items []moving, most, bytes int) []moving {
 	for len(x.list) > 0 && most > 0 && bytes > 0 {
 		run := &x.list[0]
 		if e := q.entryLocked(run.first); e != nil && e.state == leaving {
-			items = append(items, moving{seq: run.first, why: run.why, count: e.count, from: e.msg})
+			items = append(items, moving{seq: run.first, why: run.why, rules: run.rules, count: e.count, from: e.msg})
 			bytes -= int(e.msg.size)
 			most--
 		} else {
@@ -137,7 +139,7 @@ func (x *exit) returnLocked(items []moving) {
 	}
 	list := make([]leave, 0, len(items)+len(x.list))
 	for i := range items {
-		list = append(list, leave{items[i].seq, 1, items[i].why})
+		list = append(list, leave{items[i].seq, 1, items[i].why, items[i].rules})
 	}
 	x.list = append(list, x.list...)
 }

@@ -93,6 +93,7 @@ func (m *moves) run() {
 type moving struct {
 	seq   uint64
 	why   reason
+	rules *rules  // of its queue when it left
 	count uint32  // deliveries in vain, by a queue that counts
 	from  *stored // as it was when it was taken; the cleaner may have copied it since
 	block []byte  // its own
@@ -145,7 +146,6 @@ func (w *carrier) move(q *Queue) error {
 	}
 	x := q.exit
 	w.items = x.takeLocked(q, w.items[:0], moveMost, moveBytes)
-	rules := q.rules
 	q.mu.Unlock()
 	defer w.forget()
 
@@ -158,7 +158,7 @@ func (w *carrier) move(q *Queue) error {
 	}
 	w.writer.now = time.Now().Unix()
 	for i := range w.items[:ready] {
-		if err := w.prepare(q, rules, &w.items[i]); err != nil {
+		if err := w.prepare(q, &w.items[i]); err != nil {
 			return err
 		}
 	}
@@ -236,14 +236,14 @@ func (w *carrier) waitLog() error {
 // prepare makes the block of what a message becomes, and finds where it goes. A
 // message that was delivered in vain too often is never dropped: what no dead-letter
 // exchange takes is parked.
-func (w *carrier) prepare(q *Queue, rules *rules, it *moving) error {
+func (w *carrier) prepare(q *Queue, it *moving) error {
 	view, err := message.Parse(it.block)
 	if err != nil {
 		return err
 	}
 	it.persistent = view.Persistent
-	if rules.deadTo != nil {
-		if err := w.address(q, it, &view, *rules.deadTo, rules.deadKey); err != nil || it.r != nil {
+	if it.rules.deadTo != nil {
+		if err := w.address(q, it, &view, *it.rules.deadTo, it.rules.deadKey); err != nil || it.r != nil {
 			return err
 		}
 	}

@@ -367,3 +367,79 @@ func FuzzPolicy(f *testing.F) {
 		_ = policies{user: p, operator: p}.effective()
 	})
 }
+
+// Policies change while messages come and go: nothing is lost that no rule drops, and
+// nothing is held twice.
+func TestPoliciesChangeUnderTraffic(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	defer c.Close()
+	c.queue("dead", true)
+	const queues, each = 3, 400
+	for k := range queues {
+		c.queue(fmt.Sprint("q", k), true)
+	}
+	stop := make(chan struct{})
+	var changing, publishing sync.WaitGroup
+	changing.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			def := []string{
+				`{"max-length":5,"dead-letter-exchange":"","dead-letter-routing-key":"dead"}`,
+				`{"max-length":5,"overflow":"reject-publish"}`,
+				`{"max-length-bytes":50,"overflow":"reject-publish-dlx","dead-letter-exchange":"","dead-letter-routing-key":"dead"}`,
+				`{"message-ttl":3600000,"expires":3600000,"consumer-timeout":3600000,"delivery-limit":5}`,
+			}[i%4]
+			value := []byte(`{"pattern":"^q","definition":` + def + `}`)
+			if err := w.b.PutSetting(Setting{SettingPolicy, "/", "p", value}); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := w.b.AwaitPolicies(t.Context()); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	accepted := make([]int, queues)
+	for k := range queues {
+		publishing.Go(func() {
+			c := w.client().confirming()
+			defer c.Close()
+			name := fmt.Sprint("q", k)
+			for i := range each {
+				c.publish("", name, fmt.Sprintf("%d.%d", k, i), true)
+				if !c.next(EventConfirm).Nack {
+					accepted[k]++
+				}
+			}
+		})
+	}
+	publishing.Wait()
+	close(stop)
+	changing.Wait()
+	v := w.b.vhost("/")
+	total := 0
+	for k, n := range accepted {
+		total += n
+		if _, err := w.b.awaitMoves(v.queues[fmt.Sprint("q", k)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[string]bool{}
+	for _, name := range []string{"dead", "q0", "q1", "q2"} {
+		for _, text := range c.drain(name) {
+			if seen[text] {
+				t.Errorf("%s is there twice", text)
+			}
+			seen[text] = true
+		}
+	}
+	if len(seen) < total {
+		t.Errorf("%d were accepted, %d are there", total, len(seen))
+	}
+}
