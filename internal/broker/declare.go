@@ -342,6 +342,7 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 	})
 	q.lane, q.more = lane{}, nil
 	q.ready, q.unacked, q.waiting, q.readyBytes, q.bytes = 0, 0, 0, 0, 0
+	q.lasting.messages, q.lasting.bytes = 0, 0
 	if q.clock != nil {
 		v.b.timers.remove(q.clock)
 		q.clock = nil

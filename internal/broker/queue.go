@@ -30,23 +30,27 @@ type Queue struct {
 	waiting    int
 	readyBytes int64 // of bodies, as far as they are known; see entry.body
 	bytes      int64 // likewise, of all messages
-	consumers  []*Consumer
-	ring       ring
-	exclusive  *Consumer
-	single     *single // nil: all consumers are active, or there was none
-	hadOne     bool    // ever had a consumer: an auto-delete queue may go
-	taken      uint64
-	drained    chan struct{}              // closed when held publishers may go on, nil if there are none
-	settled    []settledItem              // scratch
-	changed    []uint64                   // messages whose attributes did; scratch
-	trimming   bool                       // by a goroutine of its own
-	rules      *rules                     // never nil
-	policies   policies                   // that the rules are also made of
-	clock      *clock                     // nil: nothing in the queue has a time
-	onDue      func(q *Queue, seq uint64) // called with mu held when a message's wait is over; nil: it is ready then
-	counts     *Traffic                   // nil: there was none
-	looked     *looked                    // nil: nobody has looked
-	used       int64                      // when something happened last, unix ms
+	lasting    struct {
+		messages int
+		bytes    int64 // likewise
+	} // of those, what a restart does not forget
+	consumers []*Consumer
+	ring      ring
+	exclusive *Consumer
+	single    *single // nil: all consumers are active, or there was none
+	hadOne    bool    // ever had a consumer: an auto-delete queue may go
+	taken     uint64
+	drained   chan struct{}              // closed when held publishers may go on, nil if there are none
+	settled   []settledItem              // scratch
+	changed   []uint64                   // messages whose attributes did; scratch
+	trimming  bool                       // by a goroutine of its own
+	rules     *rules                     // never nil
+	policies  policies                   // that the rules are also made of
+	clock     *clock                     // nil: nothing in the queue has a time
+	onDue     func(q *Queue, seq uint64) // called with mu held when a message's wait is over; nil: it is ready then
+	counts    *Traffic                   // nil: there was none
+	looked    *looked                    // nil: nobody has looked
+	used      int64                      // when something happened last, unix ms
 	free,
 	full uint32 // how often there was nothing left to deliver, and how often something
 	exit *exit // of messages that leave for other queues; nil: none ever did
@@ -89,7 +93,7 @@ func (q *Queue) appendLocked(m *stored, a arrival) uint64 {
 	k, e := ln.chunks.slot(q, seq)
 	*e = entry{msg: m, state: ready, redelivered: a.resent, over: a.over, count: a.count}
 	k.live++
-	q.bytes += e.body()
+	q.countIn(e)
 	if a.ttl != 0 || a.wake != 0 || a.count != 0 || q.rules.ttl != none {
 		q.arriveLocked(k, seq, a)
 	}
@@ -104,6 +108,23 @@ func (q *Queue) appendLocked(m *stored, a arrival) uint64 {
 		q.v.b.evict.add(k)
 	}
 	return seq
+}
+
+// countIn and countOut keep the sums over what is in the queue, whatever its state.
+func (q *Queue) countIn(e *entry) {
+	q.bytes += e.body()
+	if q.logged && e.msg.persistent {
+		q.lasting.messages++
+		q.lasting.bytes += e.body()
+	}
+}
+
+func (q *Queue) countOut(e *entry) {
+	q.bytes -= e.body()
+	if q.logged && e.msg.persistent {
+		q.lasting.messages--
+		q.lasting.bytes -= e.body()
+	}
 }
 
 // peekLocked finds the first ready message. What it finds to have expired leaves the
@@ -224,7 +245,7 @@ func (q *Queue) removeLocked(seq uint64) {
 	case waiting:
 		q.waiting--
 	}
-	q.bytes -= e.body()
+	q.countOut(e)
 	q.settled = append(q.settled, settledItem{seq, e.msg})
 	*e = entry{}
 	k.live--

@@ -67,6 +67,7 @@ func (q *Queue) depthLocked() Depth {
 	return Depth{
 		Ready: q.ready, Unacked: q.unacked, Leaving: q.leavingLocked(), Waiting: q.waiting,
 		ReadyBytes: q.readyBytes, Bytes: q.bytes,
+		Persistent: q.lasting.messages, PersistentBytes: q.lasting.bytes,
 	}
 }
 

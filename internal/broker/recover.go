@@ -480,7 +480,7 @@ func (r *replayer) setAttrs(q *Queue, k *chunk, seq uint64, at attrs) {
 	i := int(seq - k.first)
 	k.setAttrs(i, at)
 	e := &k.entries[i]
-	q.bytes += e.body()
+	q.countIn(e)
 	if at.wake != 0 {
 		e.state = waiting
 		q.waiting++
@@ -496,7 +496,7 @@ func (r *replayer) setAttrs(q *Queue, k *chunk, seq uint64, at attrs) {
 
 // uncount is for an entry that is ready or waiting, and is to be so no more.
 func (q *Queue) uncount(e *entry) {
-	q.bytes -= e.body()
+	q.countOut(e)
 	if e.state == waiting {
 		q.waiting--
 		return

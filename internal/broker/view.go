@@ -25,6 +25,9 @@ type Depth struct {
 
 	Bytes      int64 // of the bodies of all, as far as they are known, otherwise a little more
 	ReadyBytes int64 // of those that are ready
+
+	Persistent      int   // of all messages, those that are
+	PersistentBytes int64 // likewise of Bytes
 }
 
 // Messages is how many there are in all.
@@ -37,6 +40,8 @@ func (d *Depth) add(o *Depth) {
 	d.Waiting += o.Waiting
 	d.Bytes += o.Bytes
 	d.ReadyBytes += o.ReadyBytes
+	d.Persistent += o.Persistent
+	d.PersistentBytes += o.PersistentBytes
 }
 
 // VHostInfo is a virtual host as it is now.

@@ -139,6 +139,8 @@ func queueSums(e *exposition, t *broker.Totals) {
 		{"queue_messages_bytes", "Bytes of the messages in queues.", float64(d.Bytes)},
 		{"queue_messages_ready_bytes", "Bytes of the messages to be delivered.", float64(d.ReadyBytes)},
 		{"queue_messages_unacked_bytes", "Bytes of the messages that are not to be delivered now.", float64(d.Bytes - d.ReadyBytes)},
+		{"queue_messages_persistent", "Persistent messages.", float64(d.Persistent)},
+		{"queue_messages_persistent_bytes", "Bytes of the persistent messages.", float64(d.PersistentBytes)},
 		{"queue_consumers", "Consumers of queues.", float64(t.QueueConsumers)},
 		{"queue_process_memory_bytes", "Memory that queues take beside the bodies of messages, about.", float64(t.QueueMemory)},
 	} {

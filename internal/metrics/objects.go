@@ -120,6 +120,8 @@ func queues(e *exposition, b *broker.Broker, wanted map[string]bool, f broker.Fi
 			column[count]{"queue_messages_bytes", gauge, "Bytes of the messages in the queue.", func(q *count) float64 { return float64(q.Depth.Bytes) }},
 			column[count]{"queue_messages_ready_bytes", gauge, "Bytes of the messages to be delivered.", func(q *count) float64 { return float64(q.Depth.ReadyBytes) }},
 			column[count]{"queue_messages_unacked_bytes", gauge, "Bytes of the messages that are not to be delivered now.", func(q *count) float64 { return float64(q.Depth.Bytes - q.Depth.ReadyBytes) }},
+			column[count]{"queue_messages_persistent", gauge, "Persistent messages.", func(q *count) float64 { return float64(q.Depth.Persistent) }},
+			column[count]{"queue_messages_persistent_bytes", gauge, "Bytes of the persistent messages.", func(q *count) float64 { return float64(q.Depth.PersistentBytes) }},
 			column[count]{"queue_messages_published_total", counter, "Messages that entered the queue.", func(q *count) float64 { return float64(q.Published) }},
 		)
 	}
