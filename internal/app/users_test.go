@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -458,5 +459,31 @@ func TestWhoShowsACertificateNeedsNoPassword(t *testing.T) {
 			t.Errorf("EXTERNAL without a certificate: %q", text)
 		}
 		nc.Close()
+	}
+}
+
+// Over HTTP a guess costs no connection's handshake. Who guesses there is not looked at
+// on the other protocols either, and who is known gets in.
+func TestGuessingOverHTTPIsLimited(t *testing.T) {
+	p := mustStart(t, testConfig())
+	defer p.mustStop()
+	mustLogIn(t, p.addresses["amqp"], "ada", "lovelace", "/", "")
+	limited := func() bool {
+		for i := range 40 * auth.FailedAtOnce { // one more is allowed each second
+			code, _ := p.askNodes("bob", fmt.Sprint(i))
+			if code == http.StatusTooManyRequests {
+				return true
+			}
+			if code != http.StatusUnauthorized {
+				t.Fatalf("a wrong password: %d", code)
+			}
+		}
+		return false
+	}
+	if !limited() {
+		t.Error("guessing has no end")
+	}
+	if code, _ := p.askNodes("ada", "lovelace"); code != http.StatusOK {
+		t.Errorf("who has logged in before: %d", code)
 	}
 }
