@@ -77,7 +77,7 @@ func (m *moves) run() {
 		case <-m.b.failed:
 			return
 		}
-		for q := m.next(); q != nil; q = m.next() {
+		for q := m.next(); q != nil && !m.b.ending(); q = m.next() {
 			if err := w.move(q); err != nil {
 				if !errors.Is(err, errClosing) {
 					m.b.fail(err)

@@ -265,6 +265,50 @@ func TestRejectingManyHoldsNoBodies(t *testing.T) {
 	t.Logf("at most %d bytes", most)
 }
 
+// TestCloseWhileMessagesMove closes a broker that has much to move: it does not wait
+// for that, and the next one has each message once.
+func TestCloseWhileMessagesMove(t *testing.T) {
+	eachJournal(t, func(t *testing.T, on journals) {
+		w := on.world(t)
+		c := w.client().confirming()
+		c.queue("dead", true)
+		c.queueWith("q", true, deadLetters("", "dead"))
+		n := on.some(20_000, 3000)
+		for i := range n {
+			if err := c.ch.Publish(&Publish{Key: []byte("q"), Persistent: true, Body: []byte(fmt.Sprint(i))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Flush()
+		c.confirmed()
+		q := w.lookup("q")
+		q.mu.Lock()
+		for range n {
+			seq, _ := q.peekLocked()
+			q.expelLocked(seq, maxlen)
+		}
+		q.mu.Unlock()
+		eventually(t, func() bool {
+			info, err := c.CheckQueue("dead")
+			return err != nil || info.Messages > 0
+		})
+		c.Close()
+		w.restart()
+		c = w.client()
+		defer c.Close()
+		here, dead := c.drain("q"), c.drain("dead")
+		t.Logf("%d of %d were moved", len(dead), n)
+		for i, text := range append(dead, here...) { // in order: the first ones were moved
+			if text != fmt.Sprint(i) {
+				t.Fatalf("number %d is %s", i, text)
+			}
+		}
+		if len(dead)+len(here) != n {
+			t.Errorf("%d are in q, %d in dead; want %d", len(here), len(dead), n)
+		}
+	})
+}
+
 // FuzzObituary: whatever a client published, and whatever says that a broker wrote
 // it, is dead-lettered, with a history that is in proportion, once and again.
 func FuzzObituary(f *testing.F) {
