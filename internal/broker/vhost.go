@@ -146,10 +146,13 @@ func (r *replayer) vhostGone(name string) {
 	if v == nil {
 		return
 	}
-	for _, q := range slices.Clone(v.listing.all) {
-		delete(r.strays, q.num)
+	for num, q := range r.queues {
+		if q.v != v {
+			continue
+		}
+		delete(r.strays, num)
 		if !r.described {
-			r.gone[q.num] = struct{}{}
+			r.gone[num] = struct{}{}
 		}
 		r.dropQueue(q)
 	}
