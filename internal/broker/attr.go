@@ -116,7 +116,7 @@ func (q *Queue) attrsLocked(seq uint64) attrs {
 // publishAttrsLocked are the attributes that the record of a publish must have: none
 // for most.
 func (q *Queue) publishAttrsLocked(it *pubItem, seq uint64) attrs {
-	if it.ttl == 0 && q.rules.ttl == none && q.rules.maxBytes == none {
+	if it.ttl == 0 && q.rules.ttl == none && q.rules.maxBytes == none && q.delay == nil {
 		return attrs{}
 	}
 	return q.attrsLocked(seq)

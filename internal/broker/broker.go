@@ -214,6 +214,7 @@ func (b *Broker) serve(ctx context.Context) error {
 	b.loops.Go(b.alarmLoop)
 	b.loops.Go(b.timeoutLoop)
 	b.loops.Go(b.applyLoop)
+	b.keepMissing()
 	b.enforceAll()
 	b.startClocks()
 	b.loops.Go(b.clockLoop)

@@ -195,11 +195,11 @@ func (b *Broker) takeCheckpoint() error {
 		}
 		put(recVHost, appendText(nil, v.name))
 		queues := make([]*Queue, 0, len(v.queues))
-		for _, q := range v.queues {
+		v.eachQueue(func(q *Queue) {
 			if q.logged {
 				queues = append(queues, q)
 			}
-		}
+		})
 		// Exchanges and bindings change under v.mu, whose holder writes the
 		// record of it before letting go.
 		for _, x := range v.exchanges {
@@ -302,6 +302,7 @@ type mover struct {
 	items  []moveItem
 	seen   map[*stored]int // in items
 	size   int
+	looked []target // at a message of each chunk that is to be packed again
 }
 
 type moveItem struct {
@@ -313,9 +314,7 @@ func (b *Broker) moveLive(s segment) error {
 	v := &mover{b: b, seg: s, queues: map[uint64]*Queue{}, seen: map[*stored]int{}}
 	for _, vhost := range b.allVHosts() {
 		vhost.mu.RLock()
-		for _, q := range vhost.queues {
-			v.queues[q.num] = q
-		}
+		vhost.eachQueue(func(q *Queue) { v.queues[q.num] = q })
 		vhost.mu.RUnlock()
 	}
 	defer v.letGo()
@@ -332,6 +331,12 @@ func (b *Broker) moveLive(s segment) error {
 	}
 	if err := v.move(true); err != nil {
 		return err
+	}
+	for _, t := range v.looked { // a backlog that waits is not looked at again for long
+		q := v.queues[t.queue]
+		q.mu.Lock()
+		q.repackLocked(t.seq)
+		q.mu.Unlock()
 	}
 	b.log.count(func(w *work) { w.cleaned++ })
 	return b.dropDead()
@@ -410,6 +415,11 @@ func (v *mover) find(queue, seq uint64, only *stored) {
 		return
 	}
 	t := target{queue, seq}
+	if n := len(v.looked); n == 0 || v.looked[n-1].queue != queue || v.looked[n-1].seq>>chunkShift != seq>>chunkShift {
+		if m.data.Load() == nil {
+			v.looked = append(v.looked, t)
+		}
+	}
 	if i, ok := v.seen[m]; ok {
 		if !slices.Contains(v.items[i].targets, t) {
 			v.items[i].targets = append(v.items[i].targets, t)

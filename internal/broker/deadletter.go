@@ -304,6 +304,6 @@ func (v *VHost) deadRoute(to string, m *Publish) (r *path, keep bool) {
 	if x == nil {
 		return r, keep
 	}
-	keep = x.route(r, keys, m.Properties) && keep
+	keep = x.route(r, keys, m.Properties) && keep && !r.delays
 	return r, keep
 }

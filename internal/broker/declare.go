@@ -15,6 +15,8 @@ type QueueSpec struct {
 	Name                           string
 	Durable, Exclusive, AutoDelete bool
 	Args                           []byte // header list
+
+	delays bool // it is what an exchange of this name keeps for later
 }
 
 // QueueInfo is what a declaration tells.
@@ -160,7 +162,11 @@ func (q *Queue) record() []byte {
 	b := binary.AppendUvarint(nil, q.num)
 	b = appendText(b, q.v.name)
 	b = appendText(b, q.name)
-	b = append(b, flags(q.spec.Durable, q.spec.AutoDelete, false))
+	f := flags(q.spec.Durable, q.spec.AutoDelete, false)
+	if q.spec.delays {
+		f |= flagDelays
+	}
+	b = append(b, f)
 	return appendText(b, q.spec.Args)
 }
 
@@ -302,8 +308,10 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 		return nil
 	}
 	q.deleted = true
-	delete(v.queues, q.name)
-	v.listing.remove(q)
+	if q.delay == nil {
+		delete(v.queues, q.name)
+		v.listing.remove(q)
+	}
 	v.b.countOff(q)
 	if q.owner != nil {
 		delete(q.owner.exclusive, q)

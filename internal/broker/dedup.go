@@ -346,12 +346,14 @@ type header struct {
 
 // findWays finds where messages go that some of the path's filters have seen: by the
 // set of these, as bits.
-func (x *exchange) findWays(r *path, keys [][]byte, props []byte) {
+func (x *exchange) findWays(as routing) {
+	r := as.r
 	r.ways = make([]*path, 1<<len(r.filters))
 	r.ways[0] = r
 	for blocked := 1; blocked < len(r.ways); blocked++ {
 		way := &path{version: r.version, counts: r.counts, filters: slices.Clip(r.filters)}
-		s := routing{r: way, keys: keys, props: props, blocked: blocked}
+		s := as
+		s.r, s.blocked = way, blocked
 		s.through(x)
 		way.sort()
 		// Chance may have chosen otherwise; what is not on the first way is not locked.

@@ -289,7 +289,7 @@ func (d *describer) args() map[string]any { return describeHeaders(d.bytes()) }
 
 func (d *describer) flags(r *RecordInfo) {
 	f := d.byte()
-	r.Durable, r.AutoDelete, r.Internal = f&flagDurable != 0, f&flagAutoDelete != 0, f&flagInternal != 0
+	r.Durable, r.AutoDelete, r.Internal = f&flagDurable != 0, f&flagAutoDelete != 0, f&(flagInternal|flagDelays) != 0
 }
 
 func (d *describer) queue(r *RecordInfo) {

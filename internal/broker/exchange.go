@@ -32,6 +32,8 @@ type exchange struct {
 	headers []*binding
 	choice  atomic.Pointer[choice] // of those that choose one of what is bound; nil: to be made anew
 	seen    *window                // of one that drops repeats
+	kept    *Queue                 // of what one that delays messages keeps for later
+	keeps   *path                  // that leads there
 }
 
 // exchangeType is how an exchange routes.
@@ -66,7 +68,7 @@ var builtIn = map[string]string{
 }
 
 func newExchange(v *VHost, spec ExchangeSpec) *exchange {
-	x := &exchange{v: v, spec: spec, typ: exchangeTypes[spec.Type], bindings: map[bindingKey]*binding{}}
+	x := &exchange{v: v, spec: spec, typ: spec.routes(), bindings: map[bindingKey]*binding{}}
 	if x.typ == deduplication {
 		x.seen = v.newSeen(x)
 	}
@@ -138,12 +140,17 @@ func (s *Session) DeclareExchange(spec ExchangeSpec) error {
 	if spec.Durable {
 		w = v.b.log.write(recExchange, x.record())
 	}
+	if spec.Type == delayedType {
+		if q := x.keep(v.b.nextQueue.Add(1)); q.logged {
+			w = v.b.log.write(recQueue, q.record())
+		}
+	}
 	v.mu.Unlock()
 	return s.await(w)
 }
 
 func checkExchangeType(name string) *Error {
-	if exchangeTypes[name] != nothing {
+	if exchangeTypes[name] != nothing || name == delayedType {
 		return nil
 	}
 	if len(name) > 2 && name[:2] == "x-" {
@@ -161,7 +168,12 @@ func (spec *ExchangeSpec) checkArgs(vhost string) *Error {
 	if a, ok := findArg(spec.Args, "alternate-exchange"); ok && a.kind != 'S' {
 		return errorf(PreconditionFailed, "invalid type '%s' for arg 'alternate-exchange' in exchange '%s' in vhost '%s'", a.typeName(), spec.Name, vhost)
 	}
-	switch exchangeTypes[spec.Type] {
+	if spec.Type == delayedType {
+		if err := checkDelayedArgs(spec); err != nil {
+			return err
+		}
+	}
+	switch spec.routes() {
 	case consistentHash:
 		return checkHashArgs(spec, vhost)
 	case deduplication:
@@ -266,5 +278,8 @@ func (v *VHost) dropExchange(x *exchange) (w *waiter) {
 		}
 	}
 	v.changed()
+	if x.kept != nil {
+		v.b.tasks.Go(x.dropKept)
+	}
 	return w
 }

@@ -144,9 +144,7 @@ func (t *timers) take(due []*clock, now int64) ([]*clock, int64) {
 func (b *Broker) startClocks() {
 	for _, v := range b.allVHosts() {
 		v.mu.RLock()
-		for _, q := range v.queues {
-			q.startClock()
-		}
+		v.eachQueue((*Queue).startClock)
 		v.mu.RUnlock()
 	}
 }
@@ -316,6 +314,10 @@ func (q *Queue) tick() {
 			if did >= tickBatch {
 				again = true
 				break
+			}
+			if q.delay != nil {
+				did += q.tickDelayLocked(now)
+				continue
 			}
 			did += q.tickChunkLocked(c.timed[0], now)
 		}

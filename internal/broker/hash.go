@@ -174,7 +174,7 @@ var hashProperties = map[string]message.FieldID{
 
 // hashedOf is what an exchange hashes, and its name.
 func hashedOf(spec *ExchangeSpec) (hashedBy, string) {
-	if exchangeTypes[spec.Type] == consistentHash {
+	if spec.routes() == consistentHash {
 		if a, ok := findArg(spec.Args, "hash-header"); ok && a.kind == 'S' {
 			return byHeader, a.String()
 		}

@@ -82,7 +82,7 @@ func (s *Session) insertOne(q *Queue, run []pubItem) place {
 	seqs := s.pub.seqs[:0]
 	for i := range run {
 		run[i].m.holders.Store(1)
-		seqs = append(seqs, q.appendLocked(run[i].m, run[i].arrival()))
+		seqs = append(seqs, q.appendLocked(run[i].m, run[i].arrival(q)))
 	}
 	s.pub.seqs = seqs
 	if q.logged {
@@ -179,7 +179,7 @@ func (s *Session) enter(queues []*Queue, run []pubItem) (where place, seqs []uin
 			if !q.logged {
 				held = other
 			}
-			seqs = append(seqs, q.appendLocked(held, run[i].arrival()))
+			seqs = append(seqs, q.appendLocked(held, run[i].arrival(q)))
 		}
 	}
 	if s.pub.seqs = seqs; cap(seqs) > 4*flushMessages {

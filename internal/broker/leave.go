@@ -11,6 +11,7 @@ const (
 	expired
 	maxlen        // the queue was full
 	deliveryLimit // it was delivered in vain too often
+	released      // its delay is over; no x-death tells of that
 )
 
 func (r reason) String() string {
@@ -77,6 +78,12 @@ func (q *Queue) expelLocked(seq uint64, why reason) {
 		q.unacked--
 	}
 	e.state = leaving
+	q.leavesLocked(seq, why)
+}
+
+// leavesLocked puts a message, which is in the state leaving, on the list of those
+// that are to be moved.
+func (q *Queue) leavesLocked(seq uint64, why reason) {
 	x := q.exit
 	if x == nil {
 		x = &exit{}

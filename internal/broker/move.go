@@ -85,7 +85,7 @@ func (m *moves) run() {
 				return
 			}
 		}
-		w.v, w.routes = nil, nil // what is deleted is to be forgotten
+		w.v, w.kept, w.routes = nil, nil, nil // what is deleted is to be forgotten
 	}
 }
 
@@ -103,6 +103,8 @@ type moving struct {
 	r          *path  // where it goes; nil: no queue takes it
 	persistent bool
 	priority   uint8
+	ttl        int64 // arrival.ttl where it goes; 0 of dead letters, which have none
+	delay      int64 // of a dead letter that goes to an exchange that delays it, ms; 0
 }
 
 // A carrier moves messages. It keeps what it needs for that, and no message.
@@ -120,6 +122,7 @@ type carrier struct {
 	// Routes that are remembered: of one exchange, as long as it does not change.
 	v       *VHost
 	to      string
+	kept    *exchange // instead: of what this one has kept
 	version uint64
 	routes  map[string]*path
 
@@ -242,6 +245,9 @@ func (w *carrier) prepare(q *Queue, it *moving) error {
 		return err
 	}
 	it.persistent = view.Persistent
+	if it.why == released {
+		return w.release(q, it)
+	}
 	if it.rules.deadTo != nil {
 		if err := w.address(q, it, &view, *it.rules.deadTo, it.rules.deadKey); err != nil || it.r != nil {
 			return err
@@ -279,6 +285,9 @@ func (w *carrier) address(q *Queue, it *moving, view *message.View, to string, k
 	if len(r.queues) > 0 {
 		it.letter, it.body, it.r = block, int64(len(dead.Body)), r
 		_, it.priority = lifeOf(dead.Properties)
+		if r.delays {
+			it.delay = propertiesDelay(dead.Properties)
+		}
 	}
 	return nil
 }
@@ -315,8 +324,8 @@ func (w *carrier) message() *stored {
 // route finds where a dead letter, that was written last, goes. No exchange of that
 // name is the same as one without bindings.
 func (w *carrier) route(v *VHost, to string, m *Publish) *path {
-	if version := v.version.Load(); w.v != v || w.to != to || w.version != version || w.routes == nil {
-		w.v, w.to, w.version = v, to, version
+	if version := v.version.Load(); w.kept != nil || w.v != v || w.to != to || w.version != version || w.routes == nil {
+		w.v, w.to, w.version, w.kept = v, to, version, nil
 		w.routes = map[string]*path{}
 	}
 	if !w.writer.copied {
@@ -368,7 +377,11 @@ func (w *carrier) carryOut(q *Queue, n int) {
 	}
 	w.recordLocked(q)
 	q.forgetLocked()
-	if taken > 0 {
+	if q.delay != nil {
+		for i := range w.items[:n] {
+			q.repackLocked(w.items[i].seq)
+		}
+	} else if taken > 0 {
 		q.count(DeadLettered, taken)
 	}
 	b.evict.hot.Add(int64(hot))
@@ -413,7 +426,7 @@ func (w *carrier) insertLocked(it *moving) int {
 	m := w.message()
 	m.setBlock(it.letter)
 	m.persistent, m.priority = it.persistent, it.priority
-	as := pubItem{m: m, over: headBytes(len(it.letter) - int(it.body))}
+	as := pubItem{m: m, over: headBytes(len(it.letter) - int(it.body)), ttl: it.ttl, delay: it.delay}
 	other := m.split(w.b, logged, others)
 	to := movedTo{m: m}
 	if logged > 1 {
@@ -425,7 +438,7 @@ func (w *carrier) insertLocked(it *moving) int {
 		if t.logged {
 			enters = m
 		}
-		seq := t.appendLocked(enters, as.arrival())
+		seq := t.appendLocked(enters, as.arrival(t))
 		if t.logged {
 			to.one, to.with = target{t.num, seq}, t.publishAttrsLocked(&as, seq)
 			if logged > 1 {

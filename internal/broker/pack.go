@@ -45,11 +45,16 @@ func (e *entry) packable(recovering bool) bool {
 		m.placed.Load() == inJournal && m.logged == 1
 }
 
+// complete tells whether nothing can be added to the chunk any more. Of one that was
+// replayed the last entries may be missing, because they are gone.
+func (k *chunk) complete() bool {
+	return (k.first+uint64(len(k.entries)))&(chunkSize-1) == 0 || k.first|(chunkSize-1) < k.q.laneOf(k.first).tail
+}
+
 // pack packs the chunk if nothing can be added to it any more and all of it is
 // packable, but for what is gone. q.mu is held.
 func (k *chunk) pack(l *log, recovering bool) {
-	if k.packed != nil || k.loading != nil || k.live == 0 ||
-		(k.first+uint64(len(k.entries)))&(chunkSize-1) != 0 {
+	if k.packed != nil || k.loading != nil || k.live == 0 || !k.complete() {
 		return
 	}
 	l.mu.Lock()

@@ -41,9 +41,14 @@ type pubItem struct {
 	refused   bool   // by one of its queues
 	over      uint16 // as that of arrival
 	ttl       int64  // likewise
+	delay     int64  // ms for which an exchange that delays keeps it
 }
 
-func (it *pubItem) arrival() arrival {
+// arrival is what a queue is to know of a publish.
+func (it *pubItem) arrival(q *Queue) arrival {
+	if q.delay != nil {
+		return arrival{over: it.over, wake: wakeTime(it.delay)}
+	}
 	return arrival{resent: it.marked, priority: it.m.priority, over: it.over, ttl: it.ttl}
 }
 
@@ -80,6 +85,8 @@ type publisher struct {
 	valueAt   extent // where in checked it is
 	valueKind byte   // of what kind
 	age       int64  // dedupAgeHeader of that, as ageOf reads it
+	delay     int64  // ms that what was routed last is to be delayed
+	delayed   int64  // that of checked
 
 	mayVersion uint64 // of the topology and of permissions when mayPublish last asked
 	mayName    []byte // of which exchange
@@ -137,6 +144,9 @@ func (ch *Channel) Publish(p *Publish) error {
 	if err != nil {
 		return err
 	}
+	if r.delays && s.pub.delay > 0 {
+		props = withoutDelay(props, s.pub.delay)
+	}
 	size := message.Overhead + len(p.Exchange) + len(p.Key) + len(props) + len(p.Body)
 	block := message.AppendBlockHead(s.pub.room(size), p.Persistent, p.Exchange, p.Key, props)
 	head := len(block)
@@ -176,7 +186,8 @@ func (ch *Channel) PublishLarge(p *Publish, size uint64) (*Incoming, error) {
 	if size > uint64(ch.s.b.cfg.MaxMessage) || size > math.MaxInt32 {
 		return nil, ch.s.b.tooLarge(size)
 	}
-	if _, err := ch.s.pub.route(p); err != nil {
+	r, err := ch.s.pub.route(p)
+	if err != nil {
 		return nil, err
 	}
 	props, err := ch.ownProperties(p.Properties)
@@ -185,7 +196,10 @@ func (ch *Channel) PublishLarge(p *Publish, size uint64) (*Incoming, error) {
 	}
 	in := &Incoming{ch: ch, p: *p, size: int(size), marked: ch.s.pub.marked}
 	in.p.Exchange, in.p.Key = bytes.Clone(p.Exchange), bytes.Clone(p.Key)
-	in.p.Properties, in.p.Body = bytes.Clone(props), nil
+	in.p.Properties, in.p.Body = bytes.Clone(props), nil // by which Finish finds its way
+	if r.delays && ch.s.pub.delay > 0 {
+		props = withoutDelay(props, ch.s.pub.delay)
+	}
 	head := message.Overhead + len(p.Exchange) + len(p.Key) + len(props)
 	// Room for all of it at once saves copying; what is announced by all
 	// connections together may claim no more than announcedMax.
@@ -247,6 +261,9 @@ func (ch *Channel) enqueue(block []byte, head int, r *path, p *Publish, marked b
 		it.ext = pub.remember(pub.id, r, p)
 	default:
 		it.from, it.id = ch.identify(pub.id)
+	}
+	if r.delays {
+		it.delay = pub.delay
 	}
 	if len(r.filters) > 0 && pub.value.kind != 0 {
 		it.ext = pub.filtered(r, it.ext)

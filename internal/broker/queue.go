@@ -47,6 +47,7 @@ type Queue struct {
 	rules     *rules                     // never nil
 	policies  policies                   // that the rules are also made of
 	clock     *clock                     // nil: nothing in the queue has a time
+	delay     *delay                     // of what an exchange keeps for later; nil: it is an ordinary queue
 	onDue     func(q *Queue, seq uint64) // called with mu held when a message's wait is over; nil: it is ready then
 	counts    *Traffic                   // nil: there was none
 	looked    *looked                    // nil: nobody has looked

@@ -123,6 +123,7 @@ const (
 	flagDurable = 1 << iota
 	flagAutoDelete
 	flagInternal
+	flagDelays // the queue is what an exchange of this name keeps for later
 )
 
 type target struct{ queue, seq uint64 }

@@ -95,7 +95,7 @@ func (r *replayer) finish(segments []journal.SegmentInfo) {
 	r.forgetSegments(there)
 	r.applyPolicies()
 	for _, v := range r.b.vhosts {
-		for _, q := range v.queues {
+		v.eachQueue(func(q *Queue) {
 			q.lanes(func(ln *lane) {
 				ln.next = ln.tail
 				ln.chunks.each(func(k *chunk) {
@@ -104,7 +104,7 @@ func (r *replayer) finish(segments []journal.SegmentInfo) {
 				})
 				ln.chunks.sweep()
 			})
-		}
+		})
 	}
 	if r.ready > 0 || len(r.queues) > 0 {
 		r.b.logger.Info("recovered", "queues", len(r.queues), "messages", r.ready)
@@ -361,16 +361,13 @@ func (r *replayer) record(rd *reader, pos, seg uint64, offset *uint32, apply boo
 	case recQueue:
 		num, vhost, spec := r.queueSpec(rd)
 		if v := r.b.vhosts[vhost]; full && v != nil && rd.err == nil && r.queues[num] == nil {
-			r.queues[num] = v.addQueue(num, spec)
+			r.addQueue(v, num, spec)
 			r.b.nextQueue.Store(max(r.b.nextQueue.Load(), num))
 		}
 	case recQueueGone:
 		num := rd.num()
 		if q := r.queues[num]; full {
-			delete(r.strays, num)
-			if !r.described {
-				r.gone[num] = struct{}{}
-			}
+			r.forgetQueue(num)
 			if q != nil {
 				r.dropQueue(q)
 			}
@@ -433,7 +430,7 @@ func (r *replayer) targets(rd *reader, with bool) ([]target, []attrs) {
 func (r *replayer) queueSpec(rd *reader) (num uint64, vhost string, spec QueueSpec) {
 	num, vhost, spec.Name = rd.num(), rd.text(), rd.text()
 	f := rd.byte()
-	spec.Durable, spec.AutoDelete = f&flagDurable != 0, f&flagAutoDelete != 0
+	spec.Durable, spec.AutoDelete, spec.delays = f&flagDurable != 0, f&flagAutoDelete != 0, f&flagDelays != 0
 	spec.Args = slices.Clone(rd.bytes())
 	return num, vhost, spec
 }
@@ -565,6 +562,29 @@ func (r *replayer) settle(q *Queue, first, n uint64) {
 	}
 }
 
+// addQueue adds a queue; nil: it is what an exchange has kept that is not there.
+func (r *replayer) addQueue(v *VHost, num uint64, spec QueueSpec) (q *Queue) {
+	if !spec.delays {
+		q = v.addQueue(num, spec)
+	} else if x := v.exchanges[spec.Name]; x != nil && x.spec.Type == delayedType && x.kept == nil {
+		q = x.keep(num)
+	} else {
+		r.forgetQueue(num)
+		return nil
+	}
+	r.queues[num] = q
+	return q
+}
+
+// forgetQueue forgets what is known of a queue that is not there any more, but that
+// may yet be described, or have records of messages.
+func (r *replayer) forgetQueue(num uint64) {
+	delete(r.strays, num)
+	if !r.described {
+		r.gone[num] = struct{}{}
+	}
+}
+
 func (r *replayer) dropQueue(q *Queue) {
 	q.eachChunk(func(k *chunk) {
 		for _, e := range k.peek().entries {
@@ -593,6 +613,10 @@ func (r *replayer) dropExchange(v *VHost, x *exchange) {
 	}
 	for b := range x.incoming {
 		b.from.detach(b)
+	}
+	if x.kept != nil {
+		r.forgetQueue(x.kept.num)
+		r.dropQueue(x.kept)
 	}
 }
 

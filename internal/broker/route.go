@@ -17,6 +17,7 @@ type path struct {
 
 	filters []*window // of exchanges that drop repeats, on the way to queues
 	ways    []*path   // by which of filters have seen a message; nil: all queues are behind each filter
+	delays  bool      // an exchange that delays messages is on the way; if this one is delayed, it is in that one's queue
 }
 
 // route finds where a message goes. Routes that depend on nothing but exchange
@@ -27,10 +28,10 @@ func (p *publisher) route(m *Publish) (*path, error) {
 	p.bare, p.marked, p.blind = nil, false, false
 	switch {
 	case len(m.Properties) == 0:
-		p.id, p.ttl, p.priority, p.value = nil, 0, 0, header{}
+		p.id, p.ttl, p.priority, p.value, p.delay = nil, 0, 0, header{}, 0
 	case p.isPlain(m.Properties):
 		p.id, p.priority = m.Properties[p.idAt:p.idAt+p.idLen], p.urgency
-		p.value = header{p.valueKind, m.Properties[p.valueAt.at : p.valueAt.at+p.valueAt.n]}
+		p.value, p.delay = header{p.valueKind, m.Properties[p.valueAt.at : p.valueAt.at+p.valueAt.n]}, p.delayed
 	default:
 		var err error
 		if special, err = p.examine(m.Properties); err != nil {
@@ -43,11 +44,12 @@ func (p *publisher) route(m *Publish) (*path, error) {
 		}
 	}
 	version := v.version.Load()
-	if !special && p.lastRoute != nil && p.lastRoute.version == version && p.sameName(m) {
+	remembered := !special && p.delay == 0 // what is delayed goes another way
+	if remembered && p.lastRoute != nil && p.lastRoute.version == version && p.sameName(m) {
 		return p.lastRoute.of(m), nil
 	}
 	p.rkey = append(append(append(p.rkey[:0], byte(len(m.Exchange))), m.Exchange...), m.Key...)
-	if !special {
+	if remembered {
 		if r := p.routes[string(p.rkey)]; r != nil && r.version == version {
 			p.lastRoute, p.lastName = r, append(p.lastName[:0], p.rkey...)
 			return r.of(m), nil
@@ -60,7 +62,7 @@ func (p *publisher) route(m *Publish) (*path, error) {
 	if err != nil {
 		return nil, err
 	}
-	if keep {
+	if keep && remembered {
 		if p.routes == nil || len(p.routes) >= routeCacheMax {
 			p.routes = map[string]*path{}
 		}
@@ -179,7 +181,7 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 			return p.examine(p.bare)
 		}
 		p.id, p.priority = p.bare[p.idAt:p.idAt+p.idLen], p.urgency
-		p.value = header{p.valueKind, p.bare[p.valueAt.at : p.valueAt.at+p.valueAt.n]}
+		p.value, p.delay = header{p.valueKind, p.bare[p.valueAt.at : p.valueAt.at+p.valueAt.n]}, p.delayed
 		return false, nil
 	}
 	id := h.id
@@ -190,6 +192,7 @@ func (p *publisher) examine(props []byte) (special bool, err error) {
 	p.idAt, p.idLen, p.direct, p.blind = headers+id.at, id.n, direct, h.blind
 	p.id = props[p.idAt : p.idAt+p.idLen]
 	p.valueAt, p.valueKind, p.age = extent{headers + h.value.at, h.value.n}, h.valueKind, h.age
+	p.delay, p.delayed = h.delay, h.delay
 	p.value = header{p.valueKind, props[p.valueAt.at : p.valueAt.at+p.valueAt.n]}
 	p.ttl, p.priority = lifeOf(props)
 	p.checked, p.timed, p.urgency = p.checked[:0], extent{}, p.priority
@@ -210,12 +213,14 @@ type found struct {
 	value     extent // that of dedupHeader, and its kind; 0: there is none
 	valueKind byte
 	age       int64 // that of dedupAgeHeader, as ageOf reads it
+	delay     int64 // that of delayHeader, as delayOf reads it
 }
 
 // extent is where in headers a text is, n bytes; 0: there is none.
 type extent struct{ at, n int }
 
 func examineHeaders(headers []byte) (f found) {
+	delayed := false
 	for list := headers; ; {
 		name, kind, v, rest, ok := message.NextHeader(list)
 		if !ok {
@@ -240,6 +245,10 @@ func examineHeaders(headers []byte) (f found) {
 			}
 		case dedupAgeHeader:
 			f.age = ageOf(kind, v)
+		case delayHeader:
+			if !delayed {
+				f.delay, delayed = delayOf(kind, v), true
+			}
 		case attemptHeader:
 			f.attempt = true
 		}
@@ -285,6 +294,9 @@ func (v *VHost) findRoute(m *Publish, version uint64, special bool) (r *path, ke
 		return nil, false, errorf(AccessRefused, "cannot publish to internal exchange '%s' in vhost '%s'", x.spec.Name, v.name)
 	}
 	r.counts = &x.counts
+	if x.kept != nil && propertiesDelay(m.Properties) > 0 {
+		return x.keeps, false, nil
+	}
 	if !special {
 		if c := x.remembered(); c != nil {
 			r.choice = c
@@ -304,11 +316,20 @@ func (r *path) sort() {
 // exchanges too. It tells whether that depends on nothing but the keys. v.mu is
 // held.
 func (x *exchange) route(r *path, keys [][]byte, props []byte) (keep bool) {
-	s := routing{r: r, keys: keys, props: props, keep: true}
+	return x.find(routing{r: r, keys: keys, props: props, keep: true})
+}
+
+// routeOnward is route for a message that an exchange has delayed: none does again.
+func (x *exchange) routeOnward(r *path, keys [][]byte, props []byte) (keep bool) {
+	return x.find(routing{r: r, keys: keys, props: props, keep: true, onward: true})
+}
+
+func (x *exchange) find(s routing) (keep bool) {
+	as := s
 	s.through(x)
-	r.sort()
+	s.r.sort()
 	if s.partly {
-		x.findWays(r, keys, props)
+		x.findWays(as)
 	}
 	return s.keep
 }
@@ -320,6 +341,7 @@ type routing struct {
 	props []byte
 	keep  bool // it depends on the keys alone
 
+	onward  bool // it has been delayed
 	blocked int  // which of the path's filters have seen the message, as bits
 	partly  bool // not all that is found is behind a filter
 
@@ -360,6 +382,13 @@ func (s *routing) through(x *exchange) {
 // bound adds what the exchange's own bindings send the message to, and tells
 // whether there was any, even if that leads to no queue.
 func (s *routing) bound(x *exchange) (found bool) {
+	if x.kept != nil && !s.onward {
+		s.r.delays = true
+		if propertiesDelay(s.props) > 0 {
+			s.r.queues = append(s.r.queues, x.kept)
+			return true
+		}
+	}
 	visit := func(b *binding) {
 		found = true
 		s.to(b.key.to)

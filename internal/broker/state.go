@@ -57,8 +57,9 @@ func (r *replayer) state(rd *reader, full, withLanes bool) {
 	}
 	q := r.queues[num]
 	if q == nil {
-		q = v.addQueue(num, spec)
-		r.queues[num] = q
+		if q = r.addQueue(v, num, spec); q == nil {
+			return
+		}
 	}
 	r.b.nextQueue.Store(max(r.b.nextQueue.Load(), num))
 	var by [1 << (64 - laneShift)]*laneState

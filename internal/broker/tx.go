@@ -293,7 +293,7 @@ func (t *transaction) insertLocked(it *pubItem) place {
 		if !q.logged {
 			held = other
 		}
-		seq := q.appendLocked(held, it.arrival())
+		seq := q.appendLocked(held, it.arrival(q))
 		if q.logged && m.persistent {
 			targets = append(targets, target{q.num, seq})
 			with = addAttrs(with, len(targets), q.publishAttrsLocked(it, seq))

@@ -120,8 +120,14 @@ func (b *Broker) DeleteVHost(name string) error {
 	w := b.log.write(recVHostGone, appendText(nil, name))
 	b.settings.mu.Unlock()
 	// All that follows in the log is of nobody any more.
+	queues := v.allQueues()
+	for _, x := range v.exchanges {
+		if x.seen != nil {
+			x.seen.ended.Store(true)
+		}
+	}
 	clear(v.exchanges)
-	for _, q := range slices.Clone(v.listing.all) {
+	for _, q := range queues {
 		q.bindings = nil
 		q.mu.Lock()
 		v.dropQueueLocked(q)
@@ -147,14 +153,10 @@ func (r *replayer) vhostGone(name string) {
 		return
 	}
 	for num, q := range r.queues {
-		if q.v != v {
-			continue
+		if q.v == v {
+			r.forgetQueue(num)
+			r.dropQueue(q)
 		}
-		delete(r.strays, num)
-		if !r.described {
-			r.gone[num] = struct{}{}
-		}
-		r.dropQueue(q)
 	}
 	delete(r.b.vhosts, name)
 	delete(r.stale, v)

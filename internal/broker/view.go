@@ -355,6 +355,7 @@ func (x *exchange) view(now time.Time) ExchangeView {
 	}
 	view.Policy, _ = x.policies.names()
 	x.counts.view(&view, now)
+	view.Delayed = x.delayed()
 	return view
 }
 
