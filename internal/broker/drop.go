@@ -10,7 +10,8 @@ import (
 
 // dropDead drops the segments that no live message and no settlement behind
 // the checkpoint needs. One that holds nothing but messages need not wait for a
-// checkpoint, which may not find room.
+// checkpoint, which may not find room. What a transaction has settled stays until that
+// is durable.
 //
 // In a journal that is shared, what settled the messages must be durable before.
 // Otherwise, if this owner ends here, the next one has messages whose bodies are
@@ -28,7 +29,7 @@ func (b *Broker) dropDead() error {
 		newest = max(newest, n)
 	}
 	for n, s := range l.segs {
-		if n != newest && s.live <= 0 && (s.last < checkpoint || !s.mixed) && s.last < l.durable.Load() {
+		if n != newest && s.live <= 0 && (s.last < checkpoint || !s.mixed) && s.last < l.durable.Load() && s.settled.over() {
 			dead = append(dead, n)
 		}
 	}

@@ -109,14 +109,28 @@ type log struct {
 // segment counts what a segment of the journal holds.
 type segment struct {
 	number      uint64
-	first, last uint64 // positions
-	bytes       int64  // of all batches
-	live        int64  // of messages that are not settled
-	mixed       bool   // it holds more than messages: a checkpoint must stand for it before it goes
+	first, last uint64  // positions
+	bytes       int64   // of all batches
+	live        int64   // of messages that are not settled
+	mixed       bool    // it holds more than messages: a checkpoint must stand for it before it goes
+	settled     *waiter // for the last transaction that settled messages of it; nil: there was none
 }
 
 // A waiter tells when what was appended is durable.
 type waiter struct{ done chan struct{} }
+
+// over tells whether that is so. It is, of none.
+func (w *waiter) over() bool {
+	if w == nil {
+		return true
+	}
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
 
 func (w *waiter) wait(b *Broker) error {
 	select {
@@ -281,18 +295,19 @@ func (l *log) forgetLocked(m *stored) {
 	}
 }
 
-// keepLocked keeps the segments of a message until there is a checkpoint, for
-// the message must be there if what settles it never happened.
+// keepLocked keeps the segments of a message until there is a checkpoint, and what is
+// being appended, which settles it, is durable: the message must be there if that
+// never happened.
 func (l *log) keepLocked(m *stored) {
 	if m.parts == nil {
 		if s := l.segs[uint64(m.segment)]; s != nil {
-			s.mixed = true
+			s.mixed, s.settled = true, l.waiterLocked()
 		}
 		return
 	}
 	for _, r := range m.parts.refs {
 		if s := l.segmentOfLocked(r.Position); s != nil {
-			s.mixed = true
+			s.mixed, s.settled = true, l.waiterLocked()
 		}
 	}
 }
