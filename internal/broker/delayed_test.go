@@ -497,3 +497,36 @@ func FuzzDelay(f *testing.F) {
 		}
 	})
 }
+
+// With its virtual host goes what an exchange has kept.
+func TestDelayedMessagesGoWithTheirVHost(t *testing.T) {
+	w := newWorld(t)
+	if err := w.b.AddVHost("v"); err != nil {
+		t.Fatal(err)
+	}
+	s, err := w.b.OpenSession(SessionConfig{VHost: "v", User: "guest"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := (&client{t: t, Session: s, ch: s.OpenChannel(1)}).confirming()
+	c.delays("x", "fanout")
+	c.once("once", 10)
+	c.bind("once", map[string]string{"q": ""})
+	c.delayed("x", "", "m", 3_600_000)
+	c.seen("once", true, "1")
+	c.confirmed()
+	if page, err := w.b.Exchanges(Filter{VHost: "v", Name: "x"}); err != nil || len(page.Items) != 1 || page.Items[0].Delayed != 1 {
+		t.Errorf("%+v, %v", page, err)
+	}
+	c.Close()
+	if err := w.b.DeleteVHost("v"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, live, _, _ := w.b.log.room(); live != 0 {
+		t.Errorf("%d bytes are alive", live)
+	}
+	w.restart()
+	if _, _, live, _, _ := w.b.log.room(); live != 0 || w.b.vhosts["v"] != nil {
+		t.Errorf("%d bytes are alive after a restart", live)
+	}
+}
