@@ -1,7 +1,6 @@
 package adminserver
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -96,10 +95,7 @@ func fail(w http.ResponseWriter, f *fault) {
 
 // answer writes a JSON value.
 func answer(w http.ResponseWriter, code int, v any) {
-	body, err := json.Marshal(v)
-	if err != nil { // a number that JSON does not have
-		code, body = http.StatusInternalServerError, []byte(`{"error":"internal_error","reason":"the answer cannot be written as JSON"}`)
-	}
+	body := appendJSON(nil, v)
 	header(w)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
@@ -110,25 +106,27 @@ func header(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 }
 
-// stream writes a JSON array, one element after the other.
+// chunk is how much of a list is gathered before it is written, bytes.
+const chunk = 64 << 10
+
+// stream writes a JSON array, some elements at a time.
 func stream(w http.ResponseWriter, items iter.Seq[object]) {
 	header(w)
-	out := bufio.NewWriterSize(w, 32<<10)
-	defer out.Flush() //nolint:errcheck // the peer has gone
+	out := make([]byte, 0, chunk+chunk/4)
+	out = append(out, '[')
 	first := true
-	_ = out.WriteByte('[')
 	for item := range items {
-		b, err := json.Marshal(item)
-		if err != nil {
-			continue
-		}
 		if !first {
-			_ = out.WriteByte(',')
+			out = append(out, ',')
 		}
 		first = false
-		if _, err := out.Write(b); err != nil {
-			return
+		out = appendObject(out, item)
+		if len(out) >= chunk {
+			if _, err := w.Write(out); err != nil {
+				return // the peer has gone
+			}
+			out = out[:0]
 		}
 	}
-	_ = out.WriteByte(']')
+	_, _ = w.Write(append(out, ']'))
 }

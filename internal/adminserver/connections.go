@@ -84,8 +84,8 @@ func (c *call) connection(x *broker.ConnectionView) object {
 		"ssl": x.TLS, "auth_mechanism": x.Mechanism, "client_properties": client,
 		"connected_at": x.Opened.UnixMilli(), "channel_max": x.ChannelMax, "frame_max": x.FrameMax, "timeout": int(x.Heartbeat / time.Second),
 		"state": x.State, "channels": x.Channels,
-		"recv_oct": x.Received, "recv_oct_details": noRate(), "send_oct": x.Sent, "send_oct_details": noRate(),
-		"message_stats": messageStats(&x.Traffic, &x.Rates),
+		"recv_oct": x.Received, "recv_oct_details": noRate, "send_oct": x.Sent, "send_oct_details": noRate,
+		"message_stats": stats{&x.Traffic, &x.Rates},
 	}
 	if name, ok := client["connection_name"].(string); ok {
 		out["user_provided_name"] = name
@@ -217,7 +217,7 @@ func (c *call) channel(x *broker.ChannelView) object {
 		"consumer_count": x.Consumers, "prefetch_count": x.Prefetch, "global_prefetch_count": x.GlobalPrefetch,
 		"messages_unacknowledged": x.Unacked, "messages_unconfirmed": x.Unconfirmed, "messages_uncommitted": x.Uncommitted,
 		"acks_uncommitted": 0, "pending_raft_commands": 0,
-		"message_stats": messageStats(&x.Traffic, &x.Rates),
+		"message_stats": stats{&x.Traffic, &x.Rates},
 	}
 }
 

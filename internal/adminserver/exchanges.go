@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/ferrymq/ferry/internal/broker"
 	"github.com/ferrymq/ferry/internal/definitions"
@@ -197,11 +198,25 @@ func (c *call) findBinding() (*broker.BindingView, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(list, func(b broker.BindingView) bool { return b.PropertiesKey() == c.arg("properties") })
+	asked := c.arg("properties")
+	i := slices.IndexFunc(list, func(b broker.BindingView) bool { return b.PropertiesKey() == asked })
+	if i < 0 {
+		i = slices.IndexFunc(list, func(b broker.BindingView) bool { return unquotedIs(asked, &b) })
+	}
 	if i < 0 {
 		return nil, notFound()
 	}
 	return &list[i], nil
+}
+
+// unquotedIs tells whether a properties key that was put into a path as it is, and
+// has lost its quotes there, is that of a binding: RabbitMQ takes it, too.
+func unquotedIs(asked string, b *broker.BindingView) bool {
+	key := b.PropertiesKey()
+	if i := strings.LastIndexByte(key, '~'); i >= 0 && len(b.Args) > 0 {
+		return asked == b.Key+key[i:]
+	}
+	return asked == b.Key
 }
 
 // getBinding is GET /api/bindings/vhost/e/source/q|e/destination/properties.

@@ -175,6 +175,9 @@ func choose(item object, columns [][]string) object {
 func memberOf(item object, path []string) any {
 	var v any = item
 	for _, name := range path {
+		if e, ok := v.(encoder); ok {
+			v = e.object()
+		}
 		m, ok := v.(object)
 		if !ok {
 			return nil
@@ -220,6 +223,8 @@ func asNumber(v any) (float64, bool) {
 			return 1, true
 		}
 		return 0, true
+	case number:
+		return float64(v), true
 	case json.Number:
 		f, err := v.Float64()
 		return f, err == nil

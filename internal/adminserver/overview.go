@@ -80,11 +80,11 @@ func (c *call) overview() error {
 		"exchange_types":            exchangeTypes, "release_series_support_status": "supported",
 		"disable_stats": false, "enable_queue_totals": false, "is_op_policy_updating_enabled": true,
 		"statistics_db_event_queue": 0, "churn_rates": churn,
-		"message_stats": messageStats(&t.Traffic, &t.Rates),
+		"message_stats": stats{&t.Traffic, &t.Rates},
 		"queue_totals": object{
-			"messages": t.Depth.Messages(), "messages_details": noRate(),
-			"messages_ready": t.Depth.Ready, "messages_ready_details": noRate(),
-			"messages_unacknowledged": t.Depth.Unacked, "messages_unacknowledged_details": noRate(),
+			"messages": t.Depth.Messages(), "messages_details": noRate,
+			"messages_ready": t.Depth.Ready, "messages_ready_details": noRate,
+			"messages_unacknowledged": t.Depth.Unacked, "messages_unacknowledged_details": noRate,
 		},
 		"object_totals": object{
 			"channels": t.Channels, "connections": t.Connections, "consumers": t.Consumers, "exchanges": t.Exchanges, "queues": t.Queues,
@@ -100,7 +100,7 @@ func addChurn(to object, c *broker.Churn) {
 		"channel_created": c.ChannelsOpened, "channel_closed": c.ChannelsClosed,
 		"queue_declared": c.QueuesDeclared, "queue_created": c.QueuesCreated, "queue_deleted": c.QueuesDeleted,
 	} {
-		to[name], to[name+"_details"] = min(n, math.MaxUint32), noRate()
+		to[name], to[name+"_details"] = min(n, math.MaxUint32), noRate
 	}
 }
 
@@ -218,13 +218,13 @@ func (c *call) node() object {
 		// Some tools read it as a number of 32 bits, which ends after 49 days.
 		"uptime":     min(time.Since(c.s.started).Milliseconds(), math.MaxUint32),
 		"rates_mode": "basic", "run_queue": 0, "processors": runtime.GOMAXPROCS(0), "os_pid": strconv.Itoa(os.Getpid()),
-		"mem_used": n.Memory, "mem_limit": memoryLimit, "mem_alarm": isMemory(blocked), "mem_used_details": noRate(), "mem_calculation_strategy": "allocated",
-		"disk_free": n.DiskFree, "disk_free_limit": n.DiskLimit, "disk_free_alarm": isDisk(blocked), "disk_free_details": noRate(),
-		"fd_used": n.Files, "fd_total": n.FilesLimit, "fd_used_details": noRate(),
-		"sockets_used": t.Connections, "sockets_total": n.FilesLimit, "sockets_used_details": noRate(),
-		"proc_used": runtime.NumGoroutine(), "proc_total": 1 << 20, "proc_used_details": noRate(),
-		"gc_num": m.NumGC, "gc_num_details": noRate(), "gc_bytes_reclaimed": m.TotalAlloc - m.HeapAlloc, "gc_bytes_reclaimed_details": noRate(),
-		"context_switches": 0, "context_switches_details": noRate(),
+		"mem_used": n.Memory, "mem_limit": memoryLimit, "mem_alarm": isMemory(blocked), "mem_used_details": noRate, "mem_calculation_strategy": "allocated",
+		"disk_free": n.DiskFree, "disk_free_limit": n.DiskLimit, "disk_free_alarm": isDisk(blocked), "disk_free_details": noRate,
+		"fd_used": n.Files, "fd_total": n.FilesLimit, "fd_used_details": noRate,
+		"sockets_used": t.Connections, "sockets_total": n.FilesLimit, "sockets_used_details": noRate,
+		"proc_used": runtime.NumGoroutine(), "proc_total": 1 << 20, "proc_used_details": noRate,
+		"gc_num": m.NumGC, "gc_num_details": noRate, "gc_bytes_reclaimed": m.TotalAlloc - m.HeapAlloc, "gc_bytes_reclaimed_details": noRate,
+		"context_switches": 0, "context_switches_details": noRate,
 		"io_read_count": 0, "io_read_bytes": 0, "io_read_avg_time": number(0),
 		"io_write_count": 0, "io_write_bytes": 0, "io_write_avg_time": number(0),
 		"io_sync_count": 0, "io_sync_avg_time": number(0), "io_seek_count": 0, "io_seek_avg_time": number(0), "io_reopen_count": 0,

@@ -1,6 +1,7 @@
 package adminserver
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -99,13 +100,22 @@ func (c *call) storePolicy(kind, name string, f fields) error {
 	if err := c.b.PutSetting(set); err != nil {
 		return err
 	}
-	c.note("policy was set", "kind", kind, "name", name, "vhost", set.VHost)
+	c.awaitPolicies()
+	c.note("policy was set", "kind", kind, "name", printable(name), "vhost", set.VHost)
 	return c.putDone(!there)
 }
 
 // deletePolicy is DELETE /api/policies/vhost/name.
 func (c *call) deletePolicy() error {
 	return c.deleteSetting(c.policyKind(), c.arg("vhost"), c.arg("name"))
+}
+
+// awaitPolicies waits until policies that have changed are in force, so that who set
+// them can go by them: for as long as that is no burden.
+func (c *call) awaitPolicies() {
+	ctx, cancel := context.WithTimeout(c.r.Context(), answerMost)
+	defer cancel()
+	_ = c.b.AwaitPolicies(ctx) // they are set, and will be in force
 }
 
 // deleteSetting removes one that must be there.
@@ -116,6 +126,9 @@ func (c *call) deleteSetting(kind, vhost, name string) error {
 		return err
 	case !found:
 		return notFound()
+	}
+	if kind == broker.SettingPolicy || kind == broker.SettingOperatorPolicy {
+		c.awaitPolicies()
 	}
 	c.note("setting was deleted", "kind", kind, "name", printable(name), "vhost", vhost)
 	return c.done()

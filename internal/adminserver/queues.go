@@ -3,7 +3,6 @@ package adminserver
 import (
 	"encoding/json"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/ferrymq/ferry/internal/broker"
@@ -55,7 +54,7 @@ func (c *call) queue(q *broker.QueueView) object {
 
 		"messages": q.Depth.Messages(), "messages_ready": q.Depth.Ready, "messages_unacknowledged": q.Depth.Unacked,
 		"messages_delayed": q.Depth.Waiting, "messages_leaving": q.Depth.Leaving,
-		"messages_details": noRate(), "messages_ready_details": noRate(), "messages_unacknowledged_details": noRate(),
+		"messages_details": noRate, "messages_ready_details": noRate, "messages_unacknowledged_details": noRate,
 		"message_bytes": q.Depth.Bytes, "message_bytes_ready": q.Depth.ReadyBytes,
 		"message_bytes_unacknowledged": max(q.Depth.Bytes-q.Depth.ReadyBytes, 0),
 
@@ -63,7 +62,7 @@ func (c *call) queue(q *broker.QueueView) object {
 		"exclusive_consumer_tag":     optional(q.ExclusiveTag),
 		"single_active_consumer_tag": optional(q.ActiveTag),
 		"memory":                     q.Memory,
-		"message_stats":              messageStats(&q.Traffic, &q.Rates),
+		"message_stats":              stats{&q.Traffic, &q.Rates},
 	}
 	if !q.Idle.IsZero() {
 		out["idle_since"] = q.Idle.UTC().Format(time.RFC3339Nano)
@@ -231,32 +230,4 @@ func rawObject(text []byte) any {
 		return object{}
 	}
 	return json.RawMessage(text)
-}
-
-// number is written with a point, as RabbitMQ does with what need not be whole.
-type number float64
-
-// MarshalJSON writes it.
-func (n number) MarshalJSON() ([]byte, error) {
-	b, err := json.Marshal(float64(n))
-	if err == nil && !strings.ContainsAny(string(b), ".e") {
-		b = append(b, ".0"...)
-	}
-	return b, err
-}
-
-func rate(r float64) object { return object{"rate": number(r)} }
-
-// noRate is of what changes that nobody has looked at twice.
-func noRate() object { return rate(0) }
-
-// messageStats are counts and rates, all of them, also those that are zero.
-func messageStats(t *broker.Traffic, r *broker.Rates) object {
-	out := object{"deliver_get": t.DeliverGet(), "deliver_get_details": rate(r.DeliverGet())}
-	for _, s := range broker.Stats() {
-		if name := s.String(); name != "" {
-			out[name], out[name+"_details"] = t[s], rate(r[s])
-		}
-	}
-	return out
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ferrymq/ferry/internal/auth"
 	"github.com/ferrymq/ferry/internal/broker"
 )
 
@@ -28,6 +29,7 @@ func (c *call) session(vhost string) (*session, error) {
 	s, err := c.b.OpenSession(broker.SessionConfig{
 		VHost: vhost, User: c.who.Name, Peer: from, Name: c.r.RemoteAddr + " -> management", Protocol: protocolName,
 		Access: c.access(vhost), TLS: c.r.TLS != nil, Unlisted: true,
+		Impersonator: c.who.Is(auth.TagImpersonator),
 	})
 	if err != nil {
 		return nil, err

@@ -28,10 +28,10 @@ func (c *call) vhost(v *broker.VHostInfo) object {
 	return object{
 		"name": v.Name, "description": meta.Description, "tags": tagList(meta.Tags), "default_queue_type": meta.Default,
 		"metadata": metadata, "tracing": false, "cluster_state": object{c.s.cfg.Name: "running"},
-		"messages": v.Depth.Messages(), "messages_details": noRate(),
-		"messages_ready": v.Depth.Ready, "messages_ready_details": noRate(),
-		"messages_unacknowledged": v.Depth.Unacked, "messages_unacknowledged_details": noRate(),
-		"message_stats": messageStats(&v.Traffic, &v.Rates),
+		"messages": v.Depth.Messages(), "messages_details": noRate,
+		"messages_ready": v.Depth.Ready, "messages_ready_details": noRate,
+		"messages_unacknowledged": v.Depth.Unacked, "messages_unacknowledged_details": noRate,
+		"message_stats": stats{&v.Traffic, &v.Rates},
 	}
 }
 

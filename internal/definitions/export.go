@@ -215,7 +215,7 @@ func (x *exporter) queues() {
 	x.list(sectionQueues)
 	err := x.of.Broker.EachQueue(broker.Filter{VHost: x.vhost}, func(q *broker.QueueView) bool {
 		if said, ok := x.in(q.VHost); ok && !q.Exclusive {
-			x.item(queueItem{Name: q.Name, VHost: said, Durable: q.Durable, AutoDelete: q.AutoDelete, Arguments: Args(q.Args)})
+			x.item(queueItem{Name: q.Name, VHost: said, Type: q.Type, Durable: q.Durable, AutoDelete: q.AutoDelete, Arguments: Args(q.Args)})
 		}
 		return x.err == nil
 	})

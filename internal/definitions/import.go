@@ -48,8 +48,8 @@ type ImportOptions struct {
 // Import makes what a document says, in the order that the items need, and nothing
 // else: what is there already stays, and what is there as the document says is no
 // error, so that a document may be imported again. What cannot be made is in the
-// report, and does not keep the rest from being made. It returns when all is durable.
-// The error is ErrDocument, or ctx's cause, or the broker's failure.
+// report, and does not keep the rest from being made. It returns when all is durable,
+// and policies are in force. The error is ErrDocument, or ctx's cause, or the broker's failure.
 func Import(ctx context.Context, to Store, text []byte, o ImportOptions) (*Report, error) {
 	// Windows' editors put a byte order mark before it.
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
@@ -68,6 +68,9 @@ func Import(ctx context.Context, to Store, text []byte, o ImportOptions) (*Repor
 		if err := im.section(s, items); err != nil {
 			return im.report, err
 		}
+	}
+	if err := to.Broker.AwaitPolicies(ctx); err != nil {
+		return im.report, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
 		if !slices.Contains(about, name) {
@@ -436,7 +439,7 @@ func (im *importer) queue(item json.RawMessage) (string, error) {
 	if err != nil {
 		return name, err
 	}
-	if q.Type != "" && q.Type != "classic" && q.Arguments["x-queue-type"] == nil {
+	if q.Arguments["x-queue-type"] == nil && q.Type != "" && q.Type != im.defaultType(vhost) {
 		if q.Arguments == nil {
 			q.Arguments = map[string]any{}
 		}
@@ -455,6 +458,15 @@ func (im *importer) queue(item json.RawMessage) (string, error) {
 	}
 	_, err = s.DeclareQueue(spec)
 	return name, err
+}
+
+// defaultType is what a queue of a virtual host becomes that does not say what.
+func (im *importer) defaultType(vhost string) string {
+	var m metadata
+	if value, ok := im.to.Broker.Setting(broker.SettingVHost, "", vhost); ok && json.Unmarshal(value, &m) == nil && m.DefaultType != "" {
+		return m.DefaultType
+	}
+	return "classic"
 }
 
 func (im *importer) exchange(item json.RawMessage) (string, error) {
