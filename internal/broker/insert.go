@@ -46,7 +46,7 @@ const (
 )
 
 func (s *Session) insertRun(r *path, run []pubItem) place {
-	where := nowhere
+	var where place
 	switch {
 	case r.reply != nil:
 		s.b.deliverReplies(r.reply, run)

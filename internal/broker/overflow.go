@@ -21,18 +21,15 @@ func (q *Queue) refusesLocked(body int64) bool {
 	return r.overflow != dropHead && (int64(q.ready) >= r.maxLength || body > r.maxBytes-q.readyBytes)
 }
 
-// overLocked tells whether the queue has more than it may.
+// overLocked tells whether the queue has more than it may, and is to drop it.
 func (q *Queue) overLocked() bool {
 	r := q.rules
-	return int64(q.ready) > r.maxLength || q.readyBytes > r.maxBytes
+	return (int64(q.ready) > r.maxLength || q.readyBytes > r.maxBytes) && r.overflow == dropHead
 }
 
-// trimLocked drops what is too much, if that is what is to be done with it; of very
-// much the rest in the background. The caller calls reportLocked.
+// trimLocked drops what is too much; of very much the rest in the background. The
+// caller calls reportLocked.
 func (q *Queue) trimLocked() {
-	if q.rules.overflow != dropHead {
-		return
-	}
 	for range trimMost {
 		seq, e := q.lowestLocked()
 		if e == nil {

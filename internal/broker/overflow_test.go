@@ -267,6 +267,15 @@ func TestALimitIsSetToAQueueThatIsLong(t *testing.T) {
 	c.publish("", "q", "last", true)
 	w.b.tasks.Wait()
 	c.wantDrained("q", fmt.Sprint(n-2), fmt.Sprint(n-1), "last")
+	// It is over when the rest is to stay after all.
+	c.load("", "q", 3)
+	q.mu.Lock()
+	refuses := rules
+	refuses.maxLength, refuses.overflow = 1, rejectPublish
+	q.rules, q.trimming = &refuses, true
+	q.mu.Unlock()
+	q.trim()
+	c.ready("q", 3)
 }
 
 func TestLimitsHoldAfterARestart(t *testing.T) { eachJournal(t, testLimitsHoldAfterARestart) }
