@@ -81,6 +81,16 @@ func (t *times) shift(n int) {
 	}
 }
 
+// forget is for an entry that is gone.
+func (t *times) forget(i int) {
+	if i < len(t.due) {
+		t.due[i] = 0
+	}
+	if i < len(t.wake) {
+		t.wake[i] = 0
+	}
+}
+
 // attrs are those of the i'th entry, which is not packed.
 func (k *chunk) attrs(i int) attrs {
 	a := attrs{count: k.entries[i].count, over: k.entries[i].over}

@@ -343,19 +343,22 @@ func (q *Queue) tickChunkLocked(k *chunk, now int64) (did int) {
 		k.unpack()
 	}
 	next := int64(notTimed)
-	for i := range k.entries {
-		t := k.timeOf(i)
-		if t > now {
-			next = min(next, t)
-			continue
+	for i, t := range k.times.due {
+		switch {
+		case t > now:
+			next = min(next, t) // perhaps of one that does not expire now
+		case t != 0 && (k.entries[i].state == ready || k.entries[i].state == waiting):
+			q.expelLocked(k.first+uint64(i), expired)
+			did++
 		}
-		seq := k.first + uint64(i)
-		did++
-		if due := timeAt(k.times.due, i); due != 0 && due <= now {
-			q.expelLocked(seq, expired)
-		} else {
-			q.wakeLocked(seq, k)
-			next = min(next, k.timeOf(i))
+	}
+	for i, t := range k.times.wake {
+		switch {
+		case t > now:
+			next = min(next, t)
+		case t != 0 && k.entries[i].state == waiting:
+			q.wakeLocked(k.first+uint64(i), k)
+			did++
 		}
 	}
 	if k.times.slot == 0 {

@@ -61,10 +61,12 @@ func FuzzReplay(f *testing.F) {
 				return
 			}
 		}
-		for _, p := range r.b.vhosts["/"].producers.list() {
-			p.all.sound(t)
+		for _, v := range r.b.vhosts {
+			for _, p := range v.producers.list() {
+				p.all.sound(t)
+			}
+			v.windows.sound(t)
 		}
-		r.b.vhosts["/"].windows.sound(t)
 		for _, q := range r.queues {
 			live := 0
 			size := int64(0)

@@ -249,6 +249,9 @@ func (q *Queue) removeLocked(seq uint64) {
 	q.countOut(e)
 	q.settled = append(q.settled, settledItem{seq, e.msg})
 	*e = entry{}
+	if k.times != nil {
+		k.times.forget(int(seq - k.first))
+	}
 	k.live--
 	if k.live == 0 && ln.chunks.free(k, ln.tail) {
 		q.v.b.evict.remove(k)
