@@ -44,7 +44,7 @@ func stateOf(b *Broker) string {
 			lines = append(lines, fmt.Sprintf("seen %s: %x", w.exchange, w.newestLocked(w.n)))
 		}
 		for _, q := range v.queues {
-			lines = append(lines, fmt.Sprintf("queue %d %s: ready %d, waiting %d, %d bytes, %d bindings", q.num, q.name, q.ready, q.waiting, q.bytes, len(q.bindings)))
+			lines = append(lines, fmt.Sprintf("queue %d %s: %d messages, %d bindings", q.num, q.name, q.ready+q.waiting, len(q.bindings)))
 			q.lanes(func(ln *lane) {
 				if ln.tail<<8 != 0 {
 					lines = append(lines, fmt.Sprintf("queue %d: tail %x", q.num, ln.tail))
@@ -58,7 +58,7 @@ func stateOf(b *Broker) string {
 						if m.parts != nil {
 							parts = m.parts.refs
 						}
-						lines = append(lines, fmt.Sprintf("message %d/%d: %d bytes at %v %v, segment %d, head %d, in %d, counted %v, again %v, %+v", q.num, k.first+uint64(i), m.size, m.ref, parts, m.segment, m.head, m.logged, m.accounted, e.redelivered, k.attrs(i)))
+						lines = append(lines, fmt.Sprintf("message %d/%d: %d bytes at %v %v, segment %d, head %d, in %d, counted %v, again %v, %s", q.num, k.first+uint64(i), m.size, m.ref, parts, m.segment, m.head, m.logged, m.accounted, e.redelivered, known(q, k.attrs(i))))
 					}
 				}
 			})
@@ -98,6 +98,19 @@ func (s *site) replayed(change func(*Config)) string {
 	}
 	r.finish(segments)
 	return stateOf(b)
+}
+
+// known are the attributes of a message that whoever reads the journal must know. That
+// a message's wait is over is not written, nor is how large its body is where no limit
+// asks for it.
+func known(q *Queue, a attrs) string {
+	if a.wake <= nowMillis() {
+		a.wake = 0
+	}
+	if q.rules.maxBytes == none {
+		a.over = 0
+	}
+	return fmt.Sprintf("%+v", a)
 }
 
 // state is that of a standby that has read all there is.
