@@ -2,8 +2,10 @@ package broker
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 )
@@ -248,11 +250,7 @@ func (b *Broker) findQueues(f *Filter) (list []*Queue, total int, err error) {
 		switch {
 		case match != nil:
 			shared = false
-			for _, q := range queues {
-				if match(q.name) {
-					list = append(list, q)
-				}
-			}
+			list = append(list, matching(queues, match)...)
 		case list == nil:
 			list = slices.Clip(queues)
 		default:
@@ -269,6 +267,35 @@ func (b *Broker) findQueues(f *Filter) (list []*Queue, total int, err error) {
 		slices.Reverse(list)
 	}
 	return list, total, nil
+}
+
+// matchShare is the least number of names that a goroutine of its own is worth.
+const matchShare = 8 << 10
+
+// matching are the queues whose names match. A regular expression takes its time for
+// each, so that a long list is divided among the processors.
+func matching(queues []*Queue, match matcher) []*Queue {
+	workers := max(min(len(queues)/matchShare, runtime.GOMAXPROCS(0)), 1)
+	share := (len(queues) + workers - 1) / workers
+	found := make([][]*Queue, workers)
+	var work sync.WaitGroup
+	for i := range workers {
+		part := queues[min(i*share, len(queues)):min((i+1)*share, len(queues))]
+		look := func() {
+			for _, q := range part {
+				if match(q.name) {
+					found[i] = append(found[i], q)
+				}
+			}
+		}
+		if i == workers-1 {
+			look()
+		} else {
+			work.Go(look)
+		}
+	}
+	work.Wait()
+	return slices.Concat(found...)
 }
 
 func sortQueues(list []*Queue, key func(*Queue) sortKey) {

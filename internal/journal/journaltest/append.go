@@ -39,6 +39,31 @@ func testRoundTrip(f *fixture) {
 	f.expect()
 }
 
+func testMeasures(f *fixture) {
+	j := f.mustOpen()
+	m, ok := j.(journal.Meter)
+	if !ok || j.Info().Durability == "none" {
+		return
+	}
+	if got := m.Measures(); got != (journal.Measures{}) {
+		f.Errorf("before the first append: %+v", got)
+	}
+	const each = 3
+	f.fill(1, each)
+	f.fill(2, each)
+	got := m.Measures()
+	if n := got.Syncs.Total(); n == 0 || n > 2*each || got.Syncs.Sum <= 0 {
+		f.Errorf("%d batches took %d syncs and %v", 2*each, n, got.Syncs.Sum)
+	}
+	least := int64(0)
+	for _, b := range f.want {
+		least += int64(len(b.Head) + b.BodySize())
+	}
+	if got.Written < least {
+		f.Errorf("%d bytes were written, of %d", got.Written, least)
+	}
+}
+
 func testOrder(f *fixture) {
 	j := f.mustOpen()
 	const count = 200

@@ -53,6 +53,7 @@ func Run(t *testing.T, h Harness) {
 		{"buffers belong to the caller after done", true, testBuffers},
 		{"follow waits for a position", false, testFollow},
 		{"close lets appends finish and refuses later ones", false, testClose},
+		{"syncs are measured, if they are", false, testMeasures},
 		{"append, read, replay, drop and follow at once", false, testTogether},
 	}
 	for _, test := range tests {
