@@ -160,6 +160,31 @@ func TestShutdownTellsWhy(t *testing.T) {
 	late.expectEnd()
 }
 
+// TestOperatorClosesAConnection closes one of two by its name.
+func TestOperatorClosesAConnection(t *testing.T) {
+	f := newFixture(t)
+	p, other := f.open(), f.open()
+	p.ping(1)
+	page, err := f.broker.Connections(broker.Filter{})
+	if err != nil || len(page.Items) != 2 {
+		t.Fatal(page, err)
+	}
+	for _, c := range page.Items {
+		if c.Protocol != "AMQP 0-9-1" || c.Mechanism != "PLAIN" || c.FrameMax != DefaultFrameMax || c.ChannelMax != DefaultChannelMax ||
+			c.Received == 0 || c.Sent == 0 || c.Client == nil || c.TLS {
+			t.Errorf("it is told of as %+v", c)
+		}
+	}
+	name := p.nc.LocalAddr().String() + " -> " + p.nc.RemoteAddr().String()
+	if !f.broker.CloseConnection(name, "Closed via management plugin") {
+		t.Fatalf("there is no %s among %+v", name, page.Items)
+	}
+	if got, want := p.expectConnectionClose(), (closed{320, "CONNECTION_FORCED - Closed via management plugin", 0, 0}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	other.ping(1)
+}
+
 func TestShutdownCutsWhoDoesNotAnswer(t *testing.T) {
 	f := newFixture(t)
 	p := f.open()
