@@ -14,9 +14,14 @@ import (
 // Limits of what a request may carry, bytes.
 const (
 	bodyMost = 1 << 20
-	// payloadMost is for messages, whose payload is written as base64 or with JSON's
-	// escapes, and for definitions.
-	payloadMost = 128 << 20
+	// bulkBodyMost is for definitions. A message's may have as much as payloadShare
+	// times the largest that the broker takes, for base64 and JSON's escapes, and
+	// bodyMost beside.
+	bulkBodyMost = 128 << 20
+	payloadShare = 2
+	// heavyMost is how many requests with such bodies are at work at once; the others
+	// wait.
+	heavyMost = 4
 	// nestMost is how deep JSON may nest.
 	nestMost = 64
 )

@@ -210,13 +210,18 @@ func (c *call) findBinding() (*broker.BindingView, error) {
 }
 
 // unquotedIs tells whether a properties key that was put into a path as it is, and
-// has lost its quotes there, is that of a binding: RabbitMQ takes it, too.
+// has lost its quotes there, but for pluses, is that of a binding: RabbitMQ takes it,
+// too.
 func unquotedIs(asked string, b *broker.BindingView) bool {
-	key := b.PropertiesKey()
-	if i := strings.LastIndexByte(key, '~'); i >= 0 && len(b.Args) > 0 {
-		return asked == b.Key+key[i:]
+	hash := ""
+	if key := b.PropertiesKey(); len(b.Args) > 0 {
+		hash = key[strings.LastIndexByte(key, '~'):]
 	}
-	return asked == b.Key
+	if asked == b.Key+hash {
+		return true
+	}
+	plain, err := url.QueryUnescape(asked)
+	return err == nil && plain == b.Key+hash
 }
 
 // getBinding is GET /api/bindings/vhost/e/source/q|e/destination/properties.

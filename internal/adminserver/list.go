@@ -18,6 +18,11 @@ const (
 	pageDefault = 100
 	pageMost    = 500
 	patternMost = 1 << 10 // bytes of a regular expression
+
+	// columnsMost is how many columns may be asked for, columnDepth how deep their
+	// paths are looked into. RabbitMQ has no limit.
+	columnsMost = 100
+	columnDepth = 5
 )
 
 // A page is which part of a list is asked for.
@@ -33,13 +38,17 @@ type page struct {
 // parsePage reads what a query says of a list. Paging is understood where paged.
 func parsePage(q url.Values, paged bool) (page, error) {
 	var p page
-	for _, c := range strings.Split(q.Get("columns"), ",") {
-		if c != "" {
-			p.columns = append(p.columns, strings.Split(c, "."))
+	for c := range strings.SplitSeq(q.Get("columns"), ",") {
+		if c == "" {
+			continue
 		}
+		if len(p.columns) == columnsMost {
+			return p, badRequest("there may be %d columns", columnsMost)
+		}
+		p.columns = append(p.columns, strings.SplitN(c, ".", columnDepth))
 	}
 	if s := q.Get("sort"); s != "" {
-		p.sort = strings.Split(s, ".")
+		p.sort = strings.SplitN(s, ".", columnDepth)
 	}
 	p.reverse = q.Get("sort_reverse") == "true"
 	if !paged || !q.Has("page") {

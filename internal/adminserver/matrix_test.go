@@ -173,15 +173,18 @@ type world struct {
 	missing func(list, user, vhost string) bool
 }
 
-// secret is everybody's password, secretHash its hash as RabbitMQ has it, which is
-// soon checked: a salt of zeros and the SHA-256 of it and the password.
+// secret is everybody's password, but guest's.
 const secret = "secret"
 
-var secretHash = func() string {
+// hashOf is the hash of a password as RabbitMQ has it, which is soon checked: a salt of
+// zeros and the SHA-256 of it and the password.
+func hashOf(password string) string {
 	salted := make([]byte, 4, 4+sha256.Size)
-	sum := sha256.Sum256(append(salted, secret...))
+	sum := sha256.Sum256(append(salted, password...))
 	return base64.StdEncoding.EncodeToString(append(salted, sum[:]...))
-}()
+}
+
+var secretHash = hashOf(secret)
 
 // answered is what a request was answered with.
 type answered struct {

@@ -18,8 +18,9 @@ type route struct {
 type how uint8
 
 const (
-	local how = 1 << iota // a standby answers, too
-	large                 // it carries much
+	local      how = 1 << iota // a standby answers, too
+	large                      // it carries much
+	oneMessage                 // that is a message
 )
 
 // table is every route there is. A path of words comes before one with a name in the
@@ -71,7 +72,7 @@ var table = [...]route{
 	{"DELETE", "exchanges/{vhost}/{name}", anyone, member, (*call).deleteExchange, 0},
 	{"GET", "exchanges/{vhost}/{name}/bindings/source", anyone, visible, (*call).bindingsOfSource, 0},
 	{"GET", "exchanges/{vhost}/{name}/bindings/destination", anyone, visible, (*call).bindingsOfDestination, 0},
-	{"POST", "exchanges/{vhost}/{name}/publish", anyone, member, (*call).publish, large},
+	{"POST", "exchanges/{vhost}/{name}/publish", anyone, member, (*call).publish, large | oneMessage},
 
 	{"GET", "queues", anyone, nowhere, (*call).listQueues, 0},
 	{"GET", "queues/detailed", anyone, nowhere, (*call).listQueues, 0},

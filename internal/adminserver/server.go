@@ -49,6 +49,7 @@ type Server struct {
 	cfg     Config
 	started time.Time
 	origins *http.CrossOriginProtection
+	heavy   chan struct{}       // holds one for each request with a large body
 	routes  map[string][]*route // by number of segments and first segment behind /api
 }
 
@@ -57,7 +58,7 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, started: time.Now(), origins: http.NewCrossOriginProtection(), routes: map[string][]*route{}}
+	s := &Server{cfg: cfg, started: time.Now(), origins: http.NewCrossOriginProtection(), heavy: make(chan struct{}, heavyMost), routes: map[string][]*route{}}
 	for i := range table {
 		r := &table[i]
 		k := routeKey(r.segments())
@@ -101,7 +102,9 @@ func (c *call) fields() (fields, error) {
 func (c *call) body() ([]byte, error) {
 	most := int64(bodyMost)
 	if c.route.how&large != 0 {
-		most = payloadMost
+		if most = bulkBodyMost; c.route.how&oneMessage != 0 {
+			most = payloadShare*int64(c.b.MaxMessage()) + bodyMost
+		}
 		deadlines := http.NewResponseController(c.w)
 		_ = deadlines.SetReadDeadline(time.Now().Add(bulkMost)) // where it cannot, the server's holds
 	}
@@ -164,6 +167,14 @@ func (c *call) serve() error {
 	}
 	if err := c.authorise(); err != nil {
 		return err
+	}
+	if c.route.how&large != 0 && c.r.ContentLength != 0 && (c.r.ContentLength < 0 || c.r.ContentLength > bodyMost) {
+		select {
+		case c.s.heavy <- struct{}{}:
+			defer func() { <-c.s.heavy }()
+		case <-c.r.Context().Done():
+			return context.Cause(c.r.Context())
+		}
 	}
 	if c.route.how&large != 0 || c.r.Method == http.MethodGet {
 		deadlines := http.NewResponseController(c.w)

@@ -53,8 +53,8 @@ func newOwn(t testing.TB) *own {
 		}
 	})
 	b.WatchSettings(func(broker.Setting) { o.users.Changed() })
-	password := "guest"
-	if _, err := o.users.PutUser(t.Context(), "guest", auth.UserSpec{Password: &password, Tags: &auth.Tags{auth.TagAdministrator}}); err != nil {
+	hash := hashOf("guest")
+	if _, err := o.users.PutUser(t.Context(), "guest", auth.UserSpec{PasswordHash: &hash, Tags: &auth.Tags{auth.TagAdministrator}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := o.users.PutPermission(auth.Permissions{User: "guest", VHost: "/", Configure: ".*", Write: ".*", Read: ".*"}); err != nil {
