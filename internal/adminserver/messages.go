@@ -197,7 +197,7 @@ func (c *call) getMessages() error {
 	if err != nil {
 		return err
 	}
-	noAck, back, ok := ackMode(mode)
+	settling, ok := ackModes[mode]
 	if !ok {
 		return badValue("unknown_ackmode", mode)
 	}
@@ -224,8 +224,9 @@ func (c *call) getMessages() error {
 	}
 	defer s.close()
 	got := []object{}
+	var tags []uint64
 	for size := 0; count > 0 && size < gotMost; count-- {
-		e, ok, err := s.get(c.arg("name"), noAck)
+		e, ok, err := s.get(c.arg("name"), settling.noAck)
 		if err != nil {
 			return messageFault(err)
 		}
@@ -237,29 +238,39 @@ func (c *call) getMessages() error {
 			return err
 		}
 		size += len(v.Body)
+		tags = append(tags, e.Tag)
 		got = append(got, gotObject(&v, &e, encoding, max(truncate, 0)))
 	}
-	if !noAck && len(got) > 0 {
-		// One by one, from the last: a message that goes back stands before those
-		// that went back before it.
-		if err := s.ch.Nack(0, true, back); err != nil {
-			return err
-		}
+	if err := s.settle(settling, tags); err != nil {
+		return err
 	}
 	answer(c.w, http.StatusOK, got)
 	return nil
 }
 
-func ackMode(mode string) (noAck, back, ok bool) {
-	switch mode {
-	case "ack_requeue_false":
-		return true, false, true
-	case "ack_requeue_true", "reject_requeue_true":
-		return false, true, true
-	case "reject_requeue_false":
-		return false, false, true
+// settling is what becomes of messages that were got.
+type settling struct{ noAck, reject, back bool }
+
+var ackModes = map[string]settling{
+	"ack_requeue_false":    {noAck: true},
+	"ack_requeue_true":     {back: true},
+	"reject_requeue_true":  {reject: true, back: true}, // it counts as a delivery in vain
+	"reject_requeue_false": {reject: true},
+}
+
+func (s *session) settle(how settling, tags []uint64) error {
+	switch {
+	case how.noAck || len(tags) == 0:
+		return nil
+	case !how.reject:
+		return s.ch.Nack(0, true, how.back)
 	}
-	return false, false, false
+	for _, tag := range tags {
+		if err := s.ch.Reject(tag, how.back); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func gotObject(v *message.View, e *broker.Event, encoding string, truncate int64) object {

@@ -28,7 +28,7 @@ func TestLargeBodiesAreRefused(t *testing.T) {
 	}{
 		{"/api/queues/%2F/q", bodyMost + 1},
 		{"/api/users/u", bodyMost + 1},
-		{"/api/exchanges/%2F/amq.default/publish", payloadShare*broker.DefaultMaxMessage + bodyMost + 1},
+		{"/api/exchanges/%2F/amq.default/publish", payloadShare*messageMost + bodyMost + 1},
 	} {
 		method := "PUT"
 		if strings.HasSuffix(c.path, "publish") {
@@ -38,8 +38,8 @@ func TestLargeBodiesAreRefused(t *testing.T) {
 		o.get(method, c.path, "{"+strings.Repeat(" ", c.size-3), 400, nil)
 	}
 	// The message itself is refused by the broker.
-	body := `{"properties":{},"routing_key":"q","payload":"` + strings.Repeat("x", broker.DefaultMaxMessage+1) + `","payload_encoding":"string"}`
-	o.refused("POST", "/api/exchanges/%2F/amq.default/publish", body, 400, "bad_request", "406 PRECONDITION_FAILED - message size 16777217 is larger than configured max size 16777216")
+	body := `{"properties":{},"routing_key":"q","payload":"` + strings.Repeat("x", messageMost+1) + `","payload_encoding":"string"}`
+	o.refused("POST", "/api/exchanges/%2F/amq.default/publish", body, 400, "bad_request", "406 PRECONDITION_FAILED - message size 100001 is larger than configured max size 100000")
 }
 
 func TestJSONThatIsWrongIsRefused(t *testing.T) {

@@ -35,9 +35,12 @@ type own struct {
 	open  map[string]*broker.Session
 }
 
+// messageMost is the largest message of the broker, bytes.
+const messageMost = 100_000
+
 func newOwn(t testing.TB) *own {
 	t.Helper()
-	b, err := broker.Open(t.Context(), broker.Config{Journal: memory.New(memory.Options{})})
+	b, err := broker.Open(t.Context(), broker.Config{Journal: memory.New(memory.Options{}), MaxMessage: messageMost})
 	if err != nil {
 		t.Fatal(err)
 	}
