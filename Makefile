@@ -61,6 +61,7 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 .PHONY: bench
 bench: setup ## measure beside RabbitMQ, and on databases; print the tables
 	cd bench && go run ./run $(BENCHFLAGS)
+	go build -o bin/ferry ./cmd/ferry && cd bench && go run ./features -ferry ../bin/ferry
 
 # Crashes and damage at every place and not at some, random histories for longer,
 # more and longer loads. The tables that show it are in the output.
