@@ -18,8 +18,14 @@ func TestWritesWhatEncodingJSONWrites(t *testing.T) {
 	}
 	for _, v := range []any{
 		nil, true, "plain", "\"\\ <b>&</b>\x00\x1b[31m\u2028 ü \xff", 1, int64(-5), uint16(7), uint32(8), uint64(math.MaxUint64),
-		json.RawMessage(`{"a":[1]}`), object{"z": 1, "a": object{}, "m": []object{{"x": nil}}}, []object{}, []string{"a"}, []any{}, map[string]int{"b": 1},
-		number(0), number(1.25), number(-3), number(1e300), rate(2), stats{&traffic, &rates},
+		json.RawMessage(`{"a":[1]}`),
+		object{"z": 1, "a": object{}, "m": []object{{"x": nil}}},
+		[]object{},
+		[]string{"a"},
+		[]any{},
+		map[string]int{"b": 1},
+		number(0), number(1.25), number(-3), number(1e300), rate(2),
+		stats{&traffic, &rates},
 	} {
 		var got, want any
 		text, err := json.Marshal(v)

@@ -32,7 +32,9 @@ func TestListsAreSortedPagedAndCut(t *testing.T) {
 	}
 	o.do("POST", "/api/exchanges/%2F/amq.default/publish", `{"properties":{},"routing_key":"b","payload":"x","payload_encoding":"string"}`)
 	for _, c := range []struct{ query, want string }{
-		{"", "B2 a b c.x cax"}, {"?sort=name&sort_reverse=true", "cax c.x b a B2"}, {"?sort=messages&sort_reverse=true&columns=name", "b cax c.x a B2"},
+		{"", "B2 a b c.x cax"},
+		{"?sort=name&sort_reverse=true", "cax c.x b a B2"},
+		{"?sort=messages&sort_reverse=true&columns=name", "b cax c.x a B2"},
 		{"?columns=name,message_stats.publish", "B2 a b c.x cax"},
 	} {
 		var got []map[string]any

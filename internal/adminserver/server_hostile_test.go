@@ -67,9 +67,20 @@ func TestPathsThatAreWrongAreRefused(t *testing.T) {
 		path   string
 		status int
 	}{
-		{"/api/queues/%ff/q", 400}, {"/api/queues/%2F/%c3%28", 400}, {"/api/queues/%zz/q", 400}, {"/api/queues/%2F/%", 400},
-		{"/api//queues", 404}, {"/api/", 404}, {"/api", 404}, {"/api/../api/queues", 404}, {"/api/queues/%2F/..", 404}, {"/api/queues//q", 404},
-		{"/api/queues/%2F/", 200}, {"/api/queues/%252F/q", 404}, {"/api/queues/" + strings.Repeat("x", 5000), 404}, {"/api/queues/%2F/a%00b", 404},
+		{"/api/queues/%ff/q", 400},
+		{"/api/queues/%2F/%c3%28", 400},
+		{"/api/queues/%zz/q", 400},
+		{"/api/queues/%2F/%", 400},
+		{"/api//queues", 404},
+		{"/api/", 404},
+		{"/api", 404},
+		{"/api/../api/queues", 404},
+		{"/api/queues/%2F/..", 404},
+		{"/api/queues//q", 404},
+		{"/api/queues/%2F/", 200},
+		{"/api/queues/%252F/q", 404},
+		{"/api/queues/" + strings.Repeat("x", 5000), 404},
+		{"/api/queues/%2F/a%00b", 404},
 	} {
 		conn, err := net.Dial("tcp", address)
 		if err != nil {
@@ -178,8 +189,12 @@ func TestMethods(t *testing.T) {
 		status       int
 		allow        string
 	}{
-		{"OPTIONS", "/api/queues", 200, "GET, HEAD, OPTIONS"}, {"POST", "/api/queues", 405, "GET, HEAD, OPTIONS"}, {"PATCH", "/api/queues/%2F/q", 405, "DELETE, GET, HEAD, OPTIONS, PUT"},
-		{"HEAD", "/api/queues", 200, ""}, {"OPTIONS", "/api/nothere", 404, ""}, {"GET", "/api/users/bulk-delete", 405, "OPTIONS, POST"},
+		{"OPTIONS", "/api/queues", 200, "GET, HEAD, OPTIONS"},
+		{"POST", "/api/queues", 405, "GET, HEAD, OPTIONS"},
+		{"PATCH", "/api/queues/%2F/q", 405, "DELETE, GET, HEAD, OPTIONS, PUT"},
+		{"HEAD", "/api/queues", 200, ""},
+		{"OPTIONS", "/api/nothere", 404, ""},
+		{"GET", "/api/users/bulk-delete", 405, "OPTIONS, POST"},
 	} {
 		got := o.call("guest", "guest", c.method, c.path, "")
 		if got.status != c.status || got.header.Get("Allow") != c.allow || c.method == "HEAD" && len(got.body) != 0 {

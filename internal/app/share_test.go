@@ -118,9 +118,16 @@ func (m *member) nodes(want func(map[string]Node) bool) map[string]Node {
 	}
 }
 
-func (p *process) askNodes(user, password string) (int, Nodes) {
+func (p *process) askNodes(user, password string) (code int, told Nodes) {
 	p.t.Helper()
-	request, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["http"]+nodesPath, nil)
+	code = p.askAPI(nodesPath, user, password, &told)
+	return code, told
+}
+
+// askAPI gets something of the management API.
+func (p *process) askAPI(path, user, password string, told any) int {
+	p.t.Helper()
+	request, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["http"]+path, nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -133,11 +140,10 @@ func (p *process) askNodes(user, password string) (int, Nodes) {
 		p.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var told Nodes
-	if err := json.NewDecoder(resp.Body).Decode(&told); err != nil {
+	if err := json.NewDecoder(resp.Body).Decode(told); err != nil {
 		p.t.Errorf("the body is not JSON: %v", err)
 	}
-	return resp.StatusCode, told
+	return resp.StatusCode
 }
 
 // who tells which node and which epoch a connection is with.
@@ -219,6 +225,14 @@ func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 			return len(n) == 2 && n["a"].Role == "live" && n["b"].Role == "standby" && n["b"].Lag == 0 && n["b"].Epoch == n["a"].Epoch &&
 				n["a"].Addresses["amqp"] == a.addresses["amqp"] && n["b"].Addresses["amqp"] == "" && n["b"].Addresses["http"] == b.addresses["http"]
 		})
+		var overview struct{ Node, Error, Reason string }
+		if code := a.askAPI("/api/overview", "ada", "lovelace", &overview); code != http.StatusOK || overview.Node != "a" {
+			t.Errorf("the live broker's API: %d %+v", code, overview)
+		}
+		want := "this node is standby; a is live, at http://" + a.addresses["http"]
+		if code := b.askAPI("/api/overview", "ada", "lovelace", &overview); code != http.StatusServiceUnavailable || overview.Error != "not_live" || overview.Reason != want {
+			t.Errorf("the standby's API: %d %+v, want %s", code, overview, want)
+		}
 		if code, _ := b.askNodes("ada", "byron"); code != http.StatusUnauthorized {
 			t.Errorf("the standby knows a user of its own: %d", code)
 		}
@@ -244,6 +258,9 @@ func TestAPlannedStopHandsOverWithoutTheLease(t *testing.T) {
 			t.Errorf("the connection is with %q in epoch %d", node, epoch)
 		}
 		b.nodes(func(n map[string]Node) bool { return n["b"].Role == "live" && n["a"].Name == "" })
+		if code := b.askAPI("/api/overview", "ada", "lovelace", &overview); code != http.StatusOK || overview.Node != "b" {
+			t.Errorf("the new live broker's API: %d %+v", code, overview)
+		}
 		c.close()
 		b.mustStop()
 	})

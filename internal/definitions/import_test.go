@@ -95,8 +95,12 @@ func TestDefinitionsOfARabbitMQLoad(t *testing.T) {
 		name, password string
 		ok             bool
 	}{
-		{"alice", "wonderland", true}, {"bob", "builder", true}, {"guest", "guest", true},
-		{"alice", "builder", false}, {"nopass", "", false}, {"nopass", "x", false},
+		{"alice", "wonderland", true},
+		{"bob", "builder", true},
+		{"guest", "guest", true},
+		{"alice", "builder", false},
+		{"nopass", "", false},
+		{"nopass", "x", false},
 	} {
 		_, err := s.Users.Login(t.Context(), auth.Login{Name: c.name, Password: c.password, Peer: here})
 		if (err == nil) != c.ok {
