@@ -53,6 +53,8 @@ func (c *call) checkPort() error {
 	for _, l := range c.s.cfg.Node().Listeners {
 		ports = append(ports, l.Port)
 	}
+	slices.Sort(ports)
+	ports = slices.Compact(ports) // one may serve several protocols
 	if !slices.Contains(ports, port) {
 		return c.unhealthy("No active listener", object{"missing": port, "ports": ports})
 	}

@@ -2,6 +2,7 @@ package adminserver
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -114,4 +115,19 @@ func TestOverviewHasWhatToolsAskFor(t *testing.T) {
 		t.Errorf("%+v", node)
 	}
 	o.get("GET", "/api/nodes/another", "", 404, nil)
+}
+
+// Policies that were made for a cluster of RabbitMQ's say what of them does nothing.
+func TestKeysOfPoliciesWithoutEffectAreNamed(t *testing.T) {
+	o := newOwn(t)
+	o.get("PUT", "/api/policies/%2F/p", `{"pattern":"x","definition":{"ha-mode":"all","max-length":1}}`, 201, nil)
+	o.get("PUT", "/api/policies/%2F/q", `{"pattern":"x","definition":{"max-length":1}}`, 201, nil)
+	var got []struct {
+		Name          string
+		WithoutEffect []string `json:"without_effect"`
+	}
+	o.get("GET", "/api/policies", "", 200, &got)
+	if len(got) != 2 || !slices.Equal(got[0].WithoutEffect, []string{"ha-mode"}) || got[1].WithoutEffect != nil {
+		t.Errorf("%+v", got)
+	}
 }

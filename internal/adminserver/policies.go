@@ -19,7 +19,8 @@ func (c *call) policyKind() string {
 	return broker.SettingPolicy
 }
 
-// policy is one as RabbitMQ's API shows it.
+// policy is one as RabbitMQ's API shows it, and beside that which of its keys have no
+// effect, if there are any.
 func policy(s *broker.Setting) object {
 	out := members(s.Value)
 	out["vhost"], out["name"] = s.VHost, s.Name
@@ -28,6 +29,11 @@ func policy(s *broker.Setting) object {
 	}
 	if out["priority"] == nil {
 		out["priority"] = 0
+	}
+	if def, ok := out["definition"].(json.RawMessage); ok {
+		if keys := broker.PolicyWithoutEffect(def); len(keys) > 0 {
+			out["without_effect"] = keys
+		}
 	}
 	return out
 }
@@ -101,7 +107,11 @@ func (c *call) storePolicy(kind, name string, f fields) error {
 		return err
 	}
 	c.awaitPolicies()
-	c.note("policy was set", "kind", kind, "name", printable(name), "vhost", set.VHost)
+	what := []any{"kind", kind, "name", printable(name), "vhost", set.VHost}
+	if keys := policy(&set)["without_effect"]; keys != nil {
+		what = append(what, "without_effect", keys)
+	}
+	c.note("policy was set", what...)
 	return c.putDone(!there)
 }
 

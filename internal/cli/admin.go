@@ -37,7 +37,7 @@ const (
 )
 
 func adminFlag(flags *pflag.FlagSet, at *string) {
-	flags.StringVar(at, "admin", adminDefault, "the HTTP listener of a broker, with user and password: `URL`")
+	flags.StringVar(at, "admin", adminDefault, "the HTTP listener of a broker, with user and password; other users of the machine do not see them in $FERRY_ADMIN: `URL`")
 }
 
 // admin acts on a running broker by RabbitMQ's management API, which Ferry's HTTP
@@ -177,6 +177,12 @@ func reasonIn(body []byte) string {
 			return ""
 		}
 		return ": " + printable(r)
+	case []any:
+		var items strings.Builder
+		for _, item := range r {
+			items.WriteString("\n  " + printable(fmt.Sprint(item)))
+		}
+		return ":" + items.String()
 	default:
 		text, _ := json.Marshal(r) // it came as JSON
 		return ": " + printable(string(text))

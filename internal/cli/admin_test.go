@@ -99,9 +99,11 @@ func TestAdministrationCommandsAsk(t *testing.T) {
 		{"vhost limit shop --max-queues -1", "", []string{"DELETE /api/vhost-limits/shop/max-queues"}},
 		{"policy set p ^q max-length=3 overflow=reject-publish --priority 2 --apply-to queues", "", []string{
 			`PUT /api/policies/%2F/p {"apply-to":"queues","definition":{"max-length":3,"overflow":"reject-publish"},"pattern":"^q","priority":2}`,
+			`GET /api/policies/%2F/p`,
 		}},
 		{`policy set p ^q {"max-length":3} --operator`, "", []string{
 			`PUT /api/operator-policies/%2F/p {"apply-to":"queues","definition":{"max-length":3},"pattern":"^q","priority":0}`,
+			`GET /api/operator-policies/%2F/p`,
 		}},
 		{"policy delete p --operator", "", []string{"DELETE /api/operator-policies/%2F/p"}},
 		{"definitions import " + file, "", []string{`POST /api/definitions {"queues":[]}`}},
@@ -220,7 +222,7 @@ func TestAdministrationRefused(t *testing.T) {
 		{"policy set p q", exitUsage, "give a name, a pattern"},
 		{"policy set p q colour", exitUsage, `"colour" is no argument`},
 		{"policy set p q {", exitUsage, "is no JSON object"},
-		{"definitions import " + file, exitRefused, `["queue q: x","user u: y"]`},
+		{"definitions import " + file, exitRefused, "refuses it:\n  queue q: x\n  user u: y\n"},
 		{"definitions import " + file + ".no", exitFailed, "no such file"},
 		{"queue get q -n 0", exitUsage, "not at least 1"},
 		{"queue get", exitUsage, "give the name of a queue"},
@@ -236,6 +238,25 @@ func TestAdministrationRefused(t *testing.T) {
 	}
 	if got := runFerry(t, nil, "queue", "purge", "q", "--admin", "http://"+freePort(t)); got.code != exitNoBroker {
 		t.Errorf("exit code %d, %s", got.code, got.errors)
+	}
+}
+
+// What the broker keeps and does nothing with is named.
+func TestWhatHasNoEffectIsTold(t *testing.T) {
+	f := newFakeAPI(t, map[string]string{
+		"POST /api/definitions":     `{"made":1,"warnings":["section \"colour\": it is not known\u001b[2J","policy \"p\": no effect"]}`,
+		"GET /api/policies/%2F/p":   `{"name":"p","without_effect":["ha-mode","ha-params"]}`,
+		"GET /api/policies/%2F/all": `{"name":"all"}`,
+	})
+	for _, row := range []struct{ command, want string }{
+		{"definitions import -", "section \"colour\": it is not known[2J\npolicy \"p\": no effect\nthe standard input is imported\n"},
+		{"policy set p q ha-mode=all", "policy \"p\" is set\nwithout effect on this broker: ha-mode, ha-params\n"},
+		{"policy set all q max-length=1", "policy \"all\" is set\n"},
+	} {
+		args := append(strings.Fields(row.command), "--admin", f.URL)
+		if got := runReading(t, nil, "{}", args...); got.code != exitDone || got.errors != row.want {
+			t.Errorf("%s: exit code %d, %q, want %q", row.command, got.code, got.errors, row.want)
+		}
 	}
 }
 

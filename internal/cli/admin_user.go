@@ -22,7 +22,8 @@ func newUser(sys System) *cobra.Command {
 		`List, add and delete users of a running broker, and say what they may do, through
 its HTTP listener. A user may do nothing in a virtual host until `+"`ferry user permit`"+`
 says so; tags say what it may do with these commands and the management API:
-administrator, monitoring, policymaker, management.
+administrator, monitoring, policymaker, management; impersonator lets it publish in
+others' names.
 
 Passwords are asked for on a terminal, and read from the standard input where that
 is none; they never stand on a command line.`,

@@ -179,7 +179,8 @@ func newPolicySet(sys System) *cobra.Command {
 		Short: "Make or replace a policy",
 		Long: `Make or replace a policy. PATTERN is a regular expression for names; a JSON object
 may stand in the place of the KEY=VALUE. It takes effect at once, also on what is
-there already.`,
+there already. Keys that only clusters of RabbitMQ know, such as ha-mode, are kept,
+and named as without effect.`,
 		Example: `  ferry policy set expire '^tmp\.' message-ttl=60000 expires=3600000
   ferry policy set lost '.*' '{"alternate-exchange": "lost"}' --apply-to exchanges`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -210,13 +211,20 @@ there already.`,
 			if operator && applyTo == "all" {
 				applyTo = "queues" // they are for nothing else
 			}
-			_, err = a.do(cmd.Context(), http.MethodPut, apiPath(policyKind(operator), c.vhost, args[0]), map[string]any{
+			path := apiPath(policyKind(operator), c.vhost, args[0])
+			_, err = a.do(cmd.Context(), http.MethodPut, path, map[string]any{
 				"pattern": args[1], "definition": definition, "priority": priority, "apply-to": applyTo,
 			})
 			if err != nil {
 				return absent(err, "there is no virtual host %q", c.vhost)
 			}
 			c.said("policy %q is set", args[0])
+			var set struct {
+				WithoutEffect []string `json:"without_effect"` // a RabbitMQ has no such keys
+			}
+			if a.get(cmd.Context(), path, &set) == nil && len(set.WithoutEffect) > 0 {
+				c.said("without effect on this broker: %s", printable(strings.Join(set.WithoutEffect, ", ")))
+			}
 			return nil
 		},
 	}
@@ -307,7 +315,7 @@ func newDefinitionsImport(sys System) *cobra.Command {
 		Long: `Make what a file of definitions says; - is the standard input. What is there already
 as described stays, so a file may be imported as often as you like; nothing is
 deleted. What cannot be honoured is named, item by item, and the rest is done: then
-it exits with 4.`,
+it exits with 4. What is kept and has no effect here is named, too.`,
 		Example: `  ferry definitions import definitions.json
   ferry definitions import --vhost shop queues.json`,
 		Args: exactly("a file"),
@@ -317,21 +325,31 @@ it exits with 4.`,
 				return err
 			}
 			a.timeout = adminImport
-			text, err := readInput(sys, files[0], definitionsMost)
+			name := files[0]
+			text, err := readInput(sys, name, definitionsMost)
 			if err != nil {
 				return failed(err)
 			}
+			if name == "-" {
+				name = "the standard input"
+			}
 			if !json.Valid(text) {
-				return failed(fmt.Errorf("%s is no JSON", files[0]))
+				return failed(fmt.Errorf("%s is no JSON", name))
 			}
 			path := apiPath("definitions")
 			if cmd.Flags().Changed("vhost") {
 				path = apiPath("definitions", c.vhost)
 			}
-			if _, err := a.do(cmd.Context(), http.MethodPost, path, text); err != nil {
+			answer, err := a.do(cmd.Context(), http.MethodPost, path, text)
+			if err != nil {
 				return absent(err, "there is no virtual host %q", c.vhost)
 			}
-			c.said("%s is imported", files[0])
+			var told struct{ Warnings []string }
+			_ = json.Unmarshal(answer, &told) // a RabbitMQ tells nothing
+			for _, w := range told.Warnings {
+				c.said("%s", printable(w))
+			}
+			c.said("%s is imported", name)
 			return nil
 		},
 	}

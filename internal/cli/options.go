@@ -95,7 +95,7 @@ func serveOptions() []option {
 		},
 		{
 			name: "http", value: app.DefaultHTTP, meta: "ADDR",
-			usage: "answer /livez, /readyz and /api/ferry/nodes here, and STOMP over WebSocket at /ws, or off",
+			usage: "answer the management API at /api, /metrics, /livez and /readyz here, and STOMP over WebSocket at /ws, or off",
 			set:   func(c *serveConfig, v string, _ bool) error { return setAddress(&c.app.HTTP, v) },
 		},
 		{
@@ -258,7 +258,7 @@ func serveOptions() []option {
 		},
 		{
 			name: "definitions", meta: "FILE",
-			usage: "RabbitMQ's definitions.json, or one of `ferry definitions export`, to load at each start: what is there already stays",
+			usage: "RabbitMQ's definitions.json, or what ferry definitions export has written, to load at each start: what is there already stays",
 			set: func(c *serveConfig, v string, _ bool) error {
 				c.app.Definitions = v
 				return nil

@@ -231,7 +231,7 @@ func (im *importer) in(vhost string) (string, error) {
 		return "", errors.New("it does not say in which virtual host")
 	}
 	if !im.to.Broker.HasVHost(vhost) {
-		return "", fmt.Errorf("there is no virtual host %s", quote(vhost))
+		return vhost, fmt.Errorf("there is no virtual host %s", quote(vhost))
 	}
 	return vhost, nil
 }

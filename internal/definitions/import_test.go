@@ -225,7 +225,7 @@ func TestWhatCannotBeMadeIsNamed(t *testing.T) {
 		`parameter "limits" of component "vhost-limits" in virtual host "good": limit "max-nothing": `,
 		`policy "p" in virtual host "good": `, `policy "p2" in virtual host "good": `,
 		`queue "q" in virtual host "": it does not say in which`, // of all virtual hosts: those of none come first
-		`queue "q" in virtual host "": there is no virtual host "nowhere"`,
+		`queue "q" in virtual host "nowhere": there is no virtual host "nowhere"`,
 		`queue "q" in virtual host "good": invalid arg 'x-max-length'`, `queues, item 2: "durable" must not be a JSON string`,
 		`queue "q" in virtual host "good": argument "a": null is no value`, `queue "good" in virtual host "good": inequivalent arg 'durable'`,
 		`queue "amq.q" in virtual host "good": `, `queue "` + strings.Repeat("x", nameMost) + `…" in virtual host "good": its name must have`,
