@@ -87,7 +87,7 @@ func TestEveryOptionArrives(t *testing.T) {
 		"store": "file:elsewhere", "amqp": ":1", "stomp": ":4", "gmq": ":5", "gmq-token-auth": "off", "http": ":2", "ws-origins": "https://a.example",
 		"user": "ada", "password": "lovelace", "tls-cert": cert, "tls-key": key, "tls-ca": ca, "tls-clients": "optional", "tls-user": "distinguished_name", "vhost": "v",
 		"memory-limit": "1GiB", "disk-free-limit": "1MB,10%", "log-level": "debug", "log-format": "json",
-		"node": "n", "lease": "3s", "standby": "proxy", "advertise": "h", "pprof": ":3",
+		"node": "n", "lease": "3s", "standby": "proxy", "advertise": "h", "pprof": ":3", "definitions": "d.json",
 	}
 	refused := map[string]bool{"password-file": true, "peers": true, "config": true}
 	var g [2]given
@@ -106,7 +106,7 @@ func TestEveryOptionArrives(t *testing.T) {
 	}
 	want := app.Config{
 		Store: "file:elsewhere", AMQP: ":1", STOMP: ":4", GMQ: ":5", GMQNoTokens: true, HTTP: ":2", WSOrigins: "https://a.example", PProf: ":3", User: "ada", Password: "lovelace", VHost: "v",
-		CertificateFrom: auth.FromDistinguishedName, TLSClientsOptional: true, TLSCert: cert, TLSKey: key, TLSCA: ca, Node: "n", Advertise: "h", Lease: 3 * time.Second, Standby: app.StandbyProxy,
+		Definitions: "d.json", CertificateFrom: auth.FromDistinguishedName, TLSClientsOptional: true, TLSCert: cert, TLSKey: key, TLSCA: ca, Node: "n", Advertise: "h", Lease: 3 * time.Second, Standby: app.StandbyProxy,
 		MemoryLimit: app.Limit{Bytes: 1 << 30}, DiskFreeLimit: app.Limit{Bytes: 1e6, Share: 0.1},
 	}
 	for i, g := range append(g[:], given{file: file.String()}) {
