@@ -29,6 +29,7 @@ type arrival struct {
 	ttl      int64  // ms, and one: its own, from entering the queue on; 0: it has none
 	count    uint32 // deliveries in vain
 	wake     int64  // ms since 1970: it waits until then; 0: it is ready
+	value    *dupID // of dedupHeader, for a queue that takes each value once; nil: it has none
 }
 
 // attrs are the attributes of a message in a queue. Zero: it has none.
@@ -37,14 +38,16 @@ type attrs struct {
 	wake  int64  // ms since 1970: it waits until then; 0: it does not
 	count uint32 // deliveries in vain
 	over  uint16 // bytes by which its block is larger than its body; 0: not known
+	value dupID  // of dedupHeader, in a queue that takes each value once; zero: it has none
 }
 
-// times are those of a chunk's entries.
+// times are those of a chunk's entries, and their values.
 type times struct {
-	due  []int64 // attrs.due of each entry; of those behind its end it is 0; nil while the chunk is packed
-	wake []int64 // likewise attrs.wake
-	next int64   // nothing in the chunk is to be done before; ms since 1970
-	slot int     // place in the queue's heap, and one; 0: it is not there
+	due   []int64 // attrs.due of each entry; of those behind its end it is 0; nil while the chunk is packed
+	wake  []int64 // likewise attrs.wake
+	value []dupID // likewise attrs.value
+	next  int64   // nothing in the chunk is to be done before; ms since 1970
+	slot  int     // place in the queue's heap, and one; 0: it is not there
 }
 
 // notTimed is when something happens that does not.
@@ -79,6 +82,9 @@ func (t *times) shift(n int) {
 	if len(t.wake) > 0 {
 		t.wake = append(make([]int64, n, n+len(t.wake)), t.wake...)
 	}
+	if len(t.value) > 0 {
+		t.value = append(make([]dupID, n, n+len(t.value)), t.value...)
+	}
 }
 
 // forget is for an entry that is gone.
@@ -96,6 +102,9 @@ func (k *chunk) attrs(i int) attrs {
 	a := attrs{count: k.entries[i].count, over: k.entries[i].over}
 	if k.times != nil {
 		a.due, a.wake = timeAt(k.times.due, i), timeAt(k.times.wake, i)
+		if i < len(k.times.value) {
+			a.value = k.times.value[i]
+		}
 	}
 	return a
 }
@@ -105,13 +114,14 @@ func (k *chunk) setAttrs(i int, a attrs) {
 	k.entries[i].count, k.entries[i].over = a.count, a.over
 	k.changed = k.changed || a.count != 0 || a.wake != 0
 	if k.times == nil {
-		if a.due == 0 && a.wake == 0 {
+		if a.due == 0 && a.wake == 0 && a.value == (dupID{}) {
 			return
 		}
 		k.times = &times{next: notTimed}
 	}
 	k.times.due = setTimeAt(k.times.due, i, a.due)
 	k.times.wake = setTimeAt(k.times.wake, i, a.wake)
+	k.times.setValue(i, a.value)
 }
 
 // attrsLocked are the attributes of a message that is in the queue.
@@ -126,7 +136,7 @@ func (q *Queue) attrsLocked(seq uint64) attrs {
 // publishAttrsLocked are the attributes that the record of a publish must have: none
 // for most.
 func (q *Queue) publishAttrsLocked(it *pubItem, seq uint64) attrs {
-	if it.ttl == 0 && q.rules.ttl == none && q.rules.maxBytes == none && q.delay == nil {
+	if it.ttl == 0 && q.rules.ttl == none && q.rules.maxBytes == none && q.delay == nil && !q.rules.dedup.on {
 		return attrs{}
 	}
 	return q.attrsLocked(seq)
@@ -240,6 +250,7 @@ const (
 	attrWake
 	attrCount
 	attrOver
+	attrValue
 )
 
 // attrCoder is what is remembered from one message's attributes to the next's.
@@ -266,12 +277,16 @@ func (c *attrCoder) append(dst []byte, a attrs) []byte {
 		dst[at] |= attrOver
 		dst = binary.AppendUvarint(dst, uint64(a.over))
 	}
+	if a.value != (dupID{}) {
+		dst[at] |= attrValue
+		dst = append(dst, a.value[:]...)
+	}
 	return dst
 }
 
 func (c *attrCoder) read(rd *reader) (a attrs) {
 	f := rd.byte()
-	if f&^(attrDue|attrWake|attrCount|attrOver) != 0 {
+	if f&^(attrDue|attrWake|attrCount|attrOver|attrValue) != 0 {
 		rd.b, rd.err = nil, errRecord
 	}
 	if f&attrDue != 0 {
@@ -287,6 +302,9 @@ func (c *attrCoder) read(rd *reader) (a attrs) {
 	}
 	if f&attrOver != 0 {
 		a.over = uint16(min(rd.num(), math.MaxUint16))
+	}
+	if f&attrValue != 0 {
+		a.value = rd.dupID()
 	}
 	return a
 }

@@ -348,7 +348,7 @@ func (v *VHost) dropQueueLocked(q *Queue) (w *waiter) {
 			q.dropSettledLocked()
 		}
 	})
-	q.lane, q.more = lane{}, nil
+	q.lane, q.more, q.values = lane{}, nil, nil
 	q.ready, q.unacked, q.waiting, q.readyBytes, q.bytes = 0, 0, 0, 0, 0
 	q.lasting.messages, q.lasting.bytes = 0, 0
 	if q.clock != nil {

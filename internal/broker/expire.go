@@ -224,6 +224,10 @@ func (q *Queue) arriveLocked(k *chunk, seq uint64, a arrival) {
 	}
 	i := int(seq - k.first)
 	at := attrs{wake: a.wake, count: a.count, over: a.over}
+	if a.value != nil {
+		at.value = *a.value
+		q.valueLocked(at.value, seq)
+	}
 	switch {
 	case ttl == 0:
 		at.due = atOnce

@@ -198,7 +198,7 @@ func (l *log) publishToLocked(it *pubItem, targets []target, with []attrs) {
 // setAttrs gives a recRun attributes.
 func (r *record) setAttrs(at attrs) {
 	r.with = true
-	if at.wake == 0 && (r.ext == nil || r.ext.from == nil) {
+	if at.wake == 0 && at.value == (dupID{}) && (r.ext == nil || r.ext.from == nil) {
 		r.n, r.count, r.over = uint64(at.due), at.count, at.over
 		return
 	}

@@ -368,7 +368,7 @@ func (w *carrier) carryOut(q *Queue, n int) {
 			n = i
 			break
 		}
-		size := w.insertLocked(it)
+		size := w.insertLocked(q, it)
 		hot += size
 		q.removeLocked(it.seq)
 		if size > 0 {
@@ -402,16 +402,20 @@ func (w *carrier) carryOut(q *Queue, n int) {
 	}
 }
 
-// insertLocked puts a message into the queues that it goes to, and returns how many
-// bytes of memory it takes; 0: no queue took it.
-func (w *carrier) insertLocked(it *moving) int {
+// insertLocked puts a message of q into the queues that it goes to, and returns how
+// many bytes of memory it takes; 0: no queue took it.
+func (w *carrier) insertLocked(q *Queue, it *moving) int {
 	if it.r == nil {
 		return 0
 	}
+	m := w.message()
+	m.setBlock(it.letter)
+	m.persistent, m.priority = it.persistent, it.priority
+	as := pubItem{m: m, over: headBytes(len(it.letter) - int(it.body)), ttl: it.ttl, delay: it.delay}
 	logged, others := 0, 0
 	w.into = w.into[:0]
 	for _, t := range it.r.queues {
-		if !it.entersLocked(t) {
+		if !it.entersLocked(t) || it.why != deliveryLimit && t.repeatsLocked(&as) && (t != q || q.values[*as.value] != it.seq) {
 			continue
 		}
 		if w.into = append(w.into, t); t.logged {
@@ -423,10 +427,6 @@ func (w *carrier) insertLocked(it *moving) int {
 	if logged+others == 0 {
 		return 0
 	}
-	m := w.message()
-	m.setBlock(it.letter)
-	m.persistent, m.priority = it.persistent, it.priority
-	as := pubItem{m: m, over: headBytes(len(it.letter) - int(it.body)), ttl: it.ttl, delay: it.delay}
 	other := m.split(w.b, logged, others)
 	to := movedTo{m: m}
 	if logged > 1 {

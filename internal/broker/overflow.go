@@ -11,7 +11,7 @@ const trimMost = 4096
 
 // mayRefuse tells whether the queue refuses messages when it is full.
 func (q *Queue) mayRefuse() bool {
-	return q.rules.overflow != dropHead && (q.rules.maxLength != none || q.rules.maxBytes != none)
+	return q.rules.dedup.on || q.rules.overflow != dropHead && (q.rules.maxLength != none || q.rules.maxBytes != none)
 }
 
 // refusesLocked tells whether the queue is too full for one more message, whose body
@@ -121,8 +121,7 @@ func (s *Session) insertAsFits(queues []*Queue, run []pubItem) place {
 	for len(run) > 0 {
 		n := fits(queues, run)
 		if n == 0 {
-			all = max(all, s.insertRefused(queues, &run[0]))
-			s.answer(run[:1], true)
+			all = max(all, s.insertSome(queues, run[:1]))
 			run = run[1:]
 			continue
 		}
@@ -139,6 +138,9 @@ func (s *Session) insertAsFits(queues []*Queue, run []pubItem) place {
 func fits(queues []*Queue, run []pubItem) int {
 	n := int64(len(run))
 	for _, q := range queues {
+		if q.rules.dedup.on {
+			n = min(n, int64(q.freshLocked(run[:n])))
+		}
 		if q.rules.overflow == dropHead {
 			continue
 		}
@@ -196,6 +198,8 @@ func (it *pubItem) takersLocked() (takers []*Queue, dead int) {
 	for _, q := range it.r.queues {
 		switch {
 		case q.deleted:
+		case q.repeatsLocked(it):
+			it.repeated = true
 		case !q.refusesLocked(body):
 			takers = append(takers, q)
 		default:

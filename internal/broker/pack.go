@@ -132,7 +132,7 @@ func (k *chunk) pack(l *log, recovering bool) {
 	}
 	k.packed, k.span, k.entries = slices.Clone(buf), len(k.entries), nil
 	if k.times != nil {
-		k.times.due, k.times.wake = nil, nil
+		k.times.due, k.times.wake, k.times.value = nil, nil, nil
 	}
 }
 

@@ -42,6 +42,9 @@ type pubItem struct {
 	over      uint16 // as that of arrival
 	ttl       int64  // likewise
 	delay     int64  // ms for which an exchange that delays keeps it
+	value     *dupID // of dedupHeader; nil: there is none, or it was not looked for
+	looked    bool   // it was
+	repeated  bool   // a queue did not take it, because it has its value
 }
 
 // arrival is what a queue is to know of a publish.
@@ -49,7 +52,11 @@ func (it *pubItem) arrival(q *Queue) arrival {
 	if q.delay != nil {
 		return arrival{over: it.over, wake: wakeTime(it.delay)}
 	}
-	return arrival{resent: it.marked, priority: it.m.priority, over: it.over, ttl: it.ttl}
+	a := arrival{resent: it.marked, priority: it.m.priority, over: it.over, ttl: it.ttl}
+	if q.rules.dedup.on {
+		a.value = it.valueID()
+	}
+	return a
 }
 
 // publisher gathers a connection's publishes, so that a queue's and the log's

@@ -48,6 +48,7 @@ type Queue struct {
 	policies  policies                   // that the rules are also made of
 	clock     *clock                     // nil: nothing in the queue has a time
 	delay     *delay                     // of what an exchange keeps for later; nil: it is an ordinary queue
+	values    map[dupID]uint64           // which messages have them, in a queue that takes each value once
 	onDue     func(q *Queue, seq uint64) // called with mu held when a message's wait is over; nil: it is ready then
 	counts    *Traffic                   // nil: there was none
 	looked    *looked                    // nil: nobody has looked
@@ -95,7 +96,7 @@ func (q *Queue) appendLocked(m *stored, a arrival) uint64 {
 	*e = entry{msg: m, state: ready, redelivered: a.resent, over: a.over, count: a.count}
 	k.live++
 	q.countIn(e)
-	if a.ttl != 0 || a.wake != 0 || a.count != 0 || q.rules.ttl != none {
+	if a.ttl != 0 || a.wake != 0 || a.count != 0 || a.value != nil || q.rules.ttl != none {
 		q.arriveLocked(k, seq, a)
 	}
 	if e.state == ready {
@@ -250,6 +251,7 @@ func (q *Queue) removeLocked(seq uint64) {
 	q.settled = append(q.settled, settledItem{seq, e.msg})
 	*e = entry{}
 	if k.times != nil {
+		k.forgetValue(int(seq - k.first))
 		k.times.forget(int(seq - k.first))
 	}
 	k.live--

@@ -476,6 +476,9 @@ func (r *replayer) place(queue, seq uint64, m *stored, at attrs) {
 func (r *replayer) setAttrs(q *Queue, k *chunk, seq uint64, at attrs) {
 	i := int(seq - k.first)
 	k.setAttrs(i, at)
+	if at.value != (dupID{}) {
+		q.valueLocked(at.value, seq)
+	}
 	e := &k.entries[i]
 	q.countIn(e)
 	if at.wake != 0 {
@@ -555,6 +558,7 @@ func (r *replayer) settle(q *Queue, first, n uint64) {
 		q.uncount(e)
 		r.release(e.msg)
 		*e = entry{}
+		k.forgetValue(int(seq - k.first))
 		r.ready--
 		if k.live--; k.live == 0 && c.free(k, ln.tail) {
 			q.v.b.evict.remove(k)

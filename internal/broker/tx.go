@@ -149,6 +149,12 @@ func (ch *Channel) TxCommit() error {
 			if where == nowhere {
 				refused += int(it.m.size)
 			}
+		case where == nowhere && it.repeated:
+			repeats += int(it.m.size)
+			if it.from != nil {
+				it.from.acceptLocked(&it, true)
+				l.recs = append(l.recs, record{n: it.id, ext: it.from.ext})
+			}
 		case where == nowhere:
 			back = append(back, it)
 		default:
