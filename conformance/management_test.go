@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -43,7 +44,10 @@ func (a api) call(method, path string, body any) (int, []byte) {
 			a.t.Fatal(err)
 		}
 	}
-	r, err := http.NewRequestWithContext(a.t.Context(), method, "http://"+a.base.Host+path, bytes.NewReader(send))
+	// Not that of the test: what a test made is deleted when it has ended.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+a.base.Host+path, bytes.NewReader(send))
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -113,7 +117,7 @@ var adminCommands = []string{
 	`--vhost=admin -f tsv list policies name pattern definition priority apply-to`,
 	`--vhost=admin declare operator_policy name=o pattern=^q definition={"max-length":2} apply-to=queues`,
 	`--vhost=admin -f tsv list operator_policies name pattern definition`,
-	`--vhost=admin declare vhost_limit name=max-queues value=3`,
+	`declare vhost_limit vhost=admin name=max-queues value=3`,
 	`--vhost=admin -f tsv list vhost_limits`,
 	`declare user name=conf-admin password=secret tags=monitoring,policymaker`,
 	`declare permission vhost=admin user=conf-admin configure=^q write= read=.*`,
@@ -318,6 +322,9 @@ func compareDefinitions(t *testing.T, want, got []byte) {
 				}
 				if name, _ := item["name"].(string); kind == "vhosts" && name != "shop" || kind == "global_parameters" && name != "motto" {
 					continue
+				}
+				if kind == "queues" {
+					delete(item, "type") // as newer versions have it
 				}
 				if kind == "vhosts" {
 					item = map[string]any{"name": item["name"]} // what else there is depends on the version

@@ -1141,7 +1141,7 @@ def run(f):
         replies.append({"failed": traceback.format_exc(limit=-1).splitlines()[-1]})
     finally:
         c.end()
-    return json.dumps({"case": f.__name__, "replies": replies})
+    return json.dumps({"case": f.__name__, "replies": replies}, sort_keys=True)
 
 
 def main():
