@@ -193,3 +193,25 @@ func TestAnImpersonatorPublishesInOthersNames(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Only arguments that begin with "x-" mean anything, as in RabbitMQ: those that have
+// the names of policies' keys are not checked, and nobody is asked for a permission.
+func TestArgumentsWithTheNamesOfPolicyKeysMeanNothing(t *testing.T) {
+	w := newWorld(t)
+	guest := w.client()
+	defer guest.Close()
+	guest.exchange("vault", "fanout")
+	c, _ := w.limited()
+	defer c.Close()
+	own := args{"dead-letter-exchange": "vault", "message-ttl": int64(-1), "max-length": int64(0), "expires": int64(-1)}
+	if _, err := c.DeclareQueue(QueueSpec{Name: "cq", Durable: true, Args: own.list()}); err != nil {
+		t.Fatal(err)
+	}
+	q, err := w.b.vhost("/").queue("cq", c.Session)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *q.rules != *rulesOf(args{"any": "thing"}.list(), nil, nil) {
+		t.Errorf("the arguments have made rules: %+v", *q.rules)
+	}
+}

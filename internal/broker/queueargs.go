@@ -233,7 +233,8 @@ func (spec *QueueSpec) kind() string {
 	return ""
 }
 
-// policyKey is the key of policies that stands for an argument; empty: none does.
+// policyKey is the key of policies that stands for an argument; empty: none does. An
+// argument that is called as the key itself means nothing: it was not checked.
 func policyKey(argument string) string {
 	switch argument {
 	case "x-max-priority", "x-single-active-consumer", "x-queue-type", "x-quorum-initial-group-size":
@@ -241,5 +242,9 @@ func policyKey(argument string) string {
 	case "x-quorum-target-group-size":
 		return "target-group-size"
 	}
-	return strings.TrimPrefix(argument, "x-")
+	key, ok := strings.CutPrefix(argument, "x-")
+	if !ok {
+		return ""
+	}
+	return key
 }
