@@ -14,6 +14,9 @@ var differs = map[string]map[string]map[string]int{
 	"GET /api/connections/username/{other}":    {"own": {"policymaker": 200, "management": 200}},
 	"GET /api/connections/username/{self}":     {"own": {"policymaker": 200, "management": 200}},
 	"DELETE /api/connections/username/{other}": {"own": {"monitoring": 401, "policymaker": 401, "management": 401}},
+	// In RabbitMQ a policymaker who may not set limits may set them as parameters.
+	"PUT /api/parameters/vhost-limits/{v}/limits":    {"own": {"policymaker": 401}},
+	"DELETE /api/parameters/vhost-limits/{v}/limits": {"own": {"policymaker": 401}},
 }
 
 // What RabbitMQ 3.10 does not have, and who may use it: the roles, in order.

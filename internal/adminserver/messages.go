@@ -233,7 +233,7 @@ func (c *call) getMessages() error {
 		if !ok {
 			break
 		}
-		v, err := message.Parse(e.Data)
+		v, err := message.ParseVisible(e.Data)
 		if err != nil {
 			return err
 		}

@@ -57,6 +57,16 @@ func (c *call) getParameter() error {
 	return notFound()
 }
 
+// mayRestrict refuses parameters that tell what may be done in a virtual host to who
+// does not administrate it, as the paths of their own do. RabbitMQ lets policymakers
+// change limits here.
+func (c *call) mayRestrict(component string) error {
+	if (component == definitions.ComponentLimits || component == definitions.ComponentOperator) && !c.administrates() {
+		return notAuthorised("Not administrator user")
+	}
+	return nil
+}
+
 // putParameter is PUT /api/parameters/component/vhost/name.
 func (c *call) putParameter() error {
 	v, err := c.value()
@@ -64,13 +74,13 @@ func (c *call) putParameter() error {
 		return err
 	}
 	component, name := c.arg("component"), c.arg("name")
+	if err := c.mayRestrict(component); err != nil {
+		return err
+	}
 	switch m, isObject := v.(map[string]any); {
 	case component == definitions.ComponentLimits && isObject:
 		return c.storeVHostLimits(m)
 	case component == definitions.ComponentOperator && isObject:
-		if !c.administrates() {
-			return notAuthorised("Not administrator user")
-		}
 		return c.storePolicy(broker.SettingOperatorPolicy, name, m)
 	case component == definitions.ComponentLimits, component == definitions.ComponentOperator:
 		return badValue("not_object", "value")
@@ -99,8 +109,11 @@ func (c *call) storeSetting(s broker.Setting, v any) error {
 
 // deleteParameter is DELETE /api/parameters/component/vhost/name.
 func (c *call) deleteParameter() error {
-	vhost, name := c.arg("vhost"), c.arg("name")
-	switch component := c.arg("component"); component {
+	vhost, name, component := c.arg("vhost"), c.arg("name"), c.arg("component")
+	if err := c.mayRestrict(component); err != nil {
+		return err
+	}
+	switch component {
 	case definitions.ComponentLimits:
 		l := c.vhostLimits()[vhost]
 		if l == nil || name != "limits" {
@@ -113,9 +126,6 @@ func (c *call) deleteParameter() error {
 		}
 		return c.done()
 	case definitions.ComponentOperator:
-		if !c.administrates() {
-			return notAuthorised("Not administrator user")
-		}
 		return c.deleteSetting(broker.SettingOperatorPolicy, vhost, name)
 	default:
 		return c.deleteSetting(broker.SettingParameter, vhost, component+"\x00"+name)
@@ -147,8 +157,20 @@ func (c *call) getGlobalParameter() error {
 	return c.one(globalParameter(&s))
 }
 
+// mayName refuses the global parameter that has a path of its own, which is an
+// administrator's, to others.
+func (c *call) mayName() error {
+	if c.arg("name") == clusterParameter && !c.administrates() {
+		return notAuthorised("Not administrator user")
+	}
+	return nil
+}
+
 // putGlobalParameter is PUT /api/global-parameters/name.
 func (c *call) putGlobalParameter() error {
+	if err := c.mayName(); err != nil {
+		return err
+	}
 	v, err := c.value()
 	if err != nil {
 		return err
@@ -158,5 +180,8 @@ func (c *call) putGlobalParameter() error {
 
 // deleteGlobalParameter is DELETE /api/global-parameters/name.
 func (c *call) deleteGlobalParameter() error {
+	if err := c.mayName(); err != nil {
+		return err
+	}
 	return c.deleteSetting(broker.SettingGlobalParameter, "", c.arg("name"))
 }
