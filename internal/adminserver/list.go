@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/ferrymq/ferry/internal/pattern"
 )
 
 // Limits of paging, as in RabbitMQ.
@@ -66,8 +68,8 @@ func parsePage(q url.Values, paged bool) (page, error) {
 		return p, badRequest("the name to look for is longer than %d bytes", patternMost)
 	}
 	if q.Get("use_regex") == "true" && p.name != "" {
-		if p.pattern, err = regexp.Compile("(?i)" + p.name); err != nil {
-			return p, badRequest("the regular expression is not valid: %s", cut(err.Error()))
+		if p.pattern, err = pattern.CompileSearch(p.name); err != nil {
+			return p, badRequest("%s", cutTo(err.Error(), 4*echoMost))
 		}
 	}
 	return p, nil

@@ -165,7 +165,7 @@ var layers = []layer{
 	{
 		packages: "internal/adminserver",
 		why:      "one protocol: HTTP above, the broker and its users below, no journal and no other protocol",
-		mine:     []string{"internal/auth", "internal/broker", "internal/definitions", "internal/message"},
+		mine:     []string{"internal/auth", "internal/broker", "internal/definitions", "internal/message", "internal/pattern"},
 		not:      []string{"database/sql"},
 	},
 	{

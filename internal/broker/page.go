@@ -6,7 +6,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
+
+	"github.com/ferrymq/ferry/internal/pattern"
 )
 
 // A Filter says what of a list is wanted, in which order, and how much of it at
@@ -107,11 +110,34 @@ func (f *Filter) matcher() (matcher, error) {
 	case !f.Regexp || regexp.QuoteMeta(f.Name) == f.Name:
 		return containsFold(f.Name), nil
 	}
-	re, err := regexp.Compile("(?i)" + f.Name)
+	re, err := pattern.CompileSearch(f.Name)
 	if err != nil {
-		return nil, errorf(Invalid, "the name to look for is no regular expression: %s", err)
+		return nil, errorf(Invalid, "%s", err)
 	}
 	return re.MatchString, nil
+}
+
+// searchMost is how long a list is searched for names, by each goroutine that does.
+// A hundred thousand names take a tenth of a second with an expression as people
+// write them.
+const searchMost = 2 * time.Second
+
+func errSlowSearch() error {
+	return errorf(Invalid, "the regular expression takes longer than %v for this list", searchMost)
+}
+
+// some are those of a list whose names match; ok is whether there was time for all.
+func some[T any](list []T, match matcher, name func(*T) string) (found []T, ok bool) {
+	begun := time.Now()
+	for i := range list {
+		if match(name(&list[i])) {
+			found = append(found, list[i])
+		}
+		if i%64 == 63 && time.Since(begun) > searchMost {
+			return nil, false
+		}
+	}
+	return found, true
 }
 
 // containsFold matches names that contain a text in whatever case.
@@ -174,7 +200,10 @@ func paged[T any](f *Filter, list []T, cols columns[T], name func(*T) string) (P
 		return Page[T]{}, err
 	}
 	if match != nil {
-		list = slices.DeleteFunc(list, func(v T) bool { return !match(name(&v)) })
+		var ok bool
+		if list, ok = some(list, match, name); !ok {
+			return Page[T]{}, errSlowSearch()
+		}
 	}
 	if key != nil {
 		slices.SortStableFunc(list, func(a, b T) int { return key(&a).compare(key(&b)) })

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 )
@@ -250,7 +251,11 @@ func (b *Broker) findQueues(f *Filter) (list []*Queue, total int, err error) {
 		switch {
 		case match != nil:
 			shared = false
-			list = append(list, matching(queues, match)...)
+			found, ok := matching(queues, match)
+			if !ok {
+				return nil, 0, errSlowSearch()
+			}
+			list = append(list, found...)
 		case list == nil:
 			list = slices.Clip(queues)
 		default:
@@ -273,19 +278,20 @@ func (b *Broker) findQueues(f *Filter) (list []*Queue, total int, err error) {
 const matchShare = 8 << 10
 
 // matching are the queues whose names match. A regular expression takes its time for
-// each, so that a long list is divided among the processors.
-func matching(queues []*Queue, match matcher) []*Queue {
+// each, so that a long list is divided among the processors. ok is whether there was
+// time for all.
+func matching(queues []*Queue, match matcher) (all []*Queue, ok bool) {
 	workers := max(min(len(queues)/matchShare, runtime.GOMAXPROCS(0)), 1)
 	share := (len(queues) + workers - 1) / workers
 	found := make([][]*Queue, workers)
+	var slow atomic.Bool
 	var work sync.WaitGroup
 	for i := range workers {
 		part := queues[min(i*share, len(queues)):min((i+1)*share, len(queues))]
 		look := func() {
-			for _, q := range part {
-				if match(q.name) {
-					found[i] = append(found[i], q)
-				}
+			var ok bool
+			if found[i], ok = some(part, match, func(q **Queue) string { return (*q).name }); !ok {
+				slow.Store(true)
 			}
 		}
 		if i == workers-1 {
@@ -295,7 +301,7 @@ func matching(queues []*Queue, match matcher) []*Queue {
 		}
 	}
 	work.Wait()
-	return slices.Concat(found...)
+	return slices.Concat(found...), !slow.Load()
 }
 
 func sortQueues(list []*Queue, key func(*Queue) sortKey) {

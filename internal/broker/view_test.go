@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -45,7 +46,7 @@ func TestQueuesAreListedInPages(t *testing.T) {
 		{Filter{Page: 3, Size: 3}, "Page out of range, page: 3 page size: 3, len: 4"},
 		{Filter{Name: "ORDERS"}, "[/Orders.a /orders.b] 1 1 2 4"},
 		{Filter{Name: "^[b-c]", Regexp: true}, "[/bills /c] 1 1 2 4"},
-		{Filter{Name: "[", Regexp: true}, "the name to look for is no regular expression: error parsing regexp: missing closing ]: `[`"},
+		{Filter{Name: "[", Regexp: true}, "invalid regular expression \"[\": missing closing ]: ["},
 		{Filter{Sort: "messages", Reverse: true}, "[/c /orders.b /bills /Orders.a] 1 1 4 4"},
 		{Filter{Sort: "message_stats.publish", Page: 1, Size: 1, Reverse: true}, "[/c] 1 4 4 4"},
 		{Filter{Sort: "beauty"}, "[/Orders.a /bills /c /orders.b] 1 1 4 4"},
@@ -352,3 +353,25 @@ func TestViewsWhileTrafficRuns(t *testing.T) {
 }
 
 func errOf[T any](_ T, err error) error { return err }
+
+// Who searches with an expression that takes long for each name does not keep the
+// processors for as long as there are names.
+func TestSlowSearchesEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		queues := make([]*Queue, 100_000)
+		for i := range queues {
+			queues[i] = &Queue{name: "q"}
+		}
+		begun := time.Now()
+		_, ok := matching(queues, func(string) bool {
+			time.Sleep(time.Millisecond)
+			return true
+		})
+		if d := time.Since(begun); ok || d > searchMost+100*time.Millisecond {
+			t.Errorf("all were found: %v, after %v", ok, d)
+		}
+		if found, ok := matching(queues, func(string) bool { return true }); !ok || len(found) != len(queues) {
+			t.Errorf("%d were found in time", len(found))
+		}
+	})
+}

@@ -1,7 +1,7 @@
 // Package pattern holds names against the regular expressions of RabbitMQ's
 // permissions and policies. RabbitMQ has PCRE, whose time has no bound; here they
 // are Go's, whose time is linear in the name, and what those cannot say is refused
-// when the pattern is made, not when it is used.
+// when the pattern is made, not when it is used; so are those that stand for too much.
 //
 // A pattern is searched for anywhere in the name, unless it has anchors. Beside
 // what Go's expressions know, conditions are understood where people write them:
@@ -55,9 +55,12 @@ func Compile(text string) (*Pattern, error) {
 	if len(text) > MaxLength {
 		return nil, &Error{text, fmt.Sprintf("it has %d bytes, and may have %d", len(text), MaxLength)}
 	}
-	re, err := regexp.Compile(text)
-	if err == nil {
+	re, err := compileWithin(text, maxSteps)
+	switch {
+	case err == nil:
 		return &Pattern{text, []branch{{{re: re}}}}, nil
+	case errors.Is(err, errLarge):
+		return nil, &Error{text, explain(err)}
 	}
 	flags, body := leadingFlags(text)
 	p := &Pattern{text: text}

@@ -1,9 +1,6 @@
 package pattern
 
-import (
-	"regexp"
-	"strings"
-)
+import "strings"
 
 // leadingFlags takes (?i), (?s) or both off the beginning of a pattern.
 func leadingFlags(text string) (flags, body string) {
@@ -116,7 +113,7 @@ func alternatives(text string) []string {
 // branch is what is left of it and those, all of which must hold.
 func compileBranch(flags, text string) (b branch, found bool, err error) {
 	add := func(expr string, not bool) {
-		re, e := regexp.Compile(flags + expr)
+		re, e := compileWithin(flags+expr, maxSteps)
 		if e != nil && err == nil {
 			err = e
 		}
