@@ -104,8 +104,10 @@ func TestCleaningGoesOnWhenTheMediumIsBack(t *testing.T) {
 		churn := func() {
 			for i := range 100 {
 				c.publish("", "q", noteText(i, 1000), true)
+				if i%10 == 9 {
+					c.confirmed() // so that it takes more than one batch, and segment
+				}
 			}
-			c.confirmed()
 			if _, err := c.PurgeQueue("q"); err != nil {
 				t.Fatal(err)
 			}

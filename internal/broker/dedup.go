@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
+
+	"github.com/ferrymq/ferry/internal/message"
 )
 
 // An exchange of type x-message-deduplication sends a message to all that is bound to
@@ -132,18 +134,76 @@ func (w *window) untilOf(ext *recordExt) int64 {
 // filtered adds the windows that a path leads through to those of a message that has
 // a value.
 func (p *publisher) filtered(r *path, first *recordExt) *recordExt {
-	id := hashDedup(p.value.kind, p.value.value)
+	return r.addFilters(first, hashDedup(p.value.kind, p.value.value), p.age, p.ext)
+}
+
+func (r *path) addFilters(first *recordExt, id dupID, age int64, room func() *recordExt) *recordExt {
 	last := &first
 	for *last != nil {
 		last = &(*last).also
 	}
 	for _, w := range r.filters {
-		ext := p.ext()
-		ext.window, ext.id, ext.age = w, id, p.age
+		ext := room()
+		ext.window, ext.id, ext.age = w, id, age
 		*last = ext
 		last = &ext.also
 	}
 	return first
+}
+
+// filter notes the windows that a message which is moved goes through.
+func (it *moving) filter(props []byte) {
+	it.ext = nil
+	if len(it.r.filters) == 0 {
+		return
+	}
+	headers := message.Field(props, message.Headers)
+	a, ok := findArg(headers, dedupHeader)
+	if !ok {
+		return
+	}
+	age := int64(0)
+	if x, ok := findArg(headers, dedupAgeHeader); ok {
+		age = ageOf(x.kind, x.value)
+	}
+	it.ext = it.r.addFilters(nil, hashDedup(a.kind, a.value), age, func() *recordExt { return &recordExt{} })
+}
+
+// lockWindows locks the windows that the first n messages go through.
+func (w *carrier) lockWindows(v *VHost, n int) []*window {
+	var list []pubItem
+	for i := range w.items[:n] {
+		if it := &w.items[i]; it.r != nil && it.ext != nil {
+			list = append(list, pubItem{ext: it.ext})
+		}
+	}
+	if list == nil {
+		return nil
+	}
+	return v.windows.lockMany(list)
+}
+
+// seenLocked finds the way that is left to a message which is moved; none: it is a
+// repeat.
+func (it *moving) seenLocked() {
+	if it.r == nil || it.ext == nil {
+		return
+	}
+	as := pubItem{r: it.r, ext: it.ext}
+	it.r = as.seenLocked()
+	it.ext = as.ext
+}
+
+// rememberLocked notes that it was moved, to a queue that the log knows if p is what
+// that is told; nil: to others.
+func (it *moving) rememberLocked(p *movedTo) {
+	state := idInMemory
+	if p != nil {
+		state, p.ext = idInLog, it.ext
+	}
+	for ext := it.ext; ext != nil; ext = ext.also {
+		ext.window.addLocked(ext.id, state, ext.until)
+	}
 }
 
 // seenLocked takes the windows out of a message's that have seen it, and finds the

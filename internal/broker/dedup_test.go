@@ -516,3 +516,40 @@ func TestLargeWindowsComeBackFromACheckpoint(t *testing.T) {
 	c.holds("a", strings.Repeat("9", 9))
 	c.Close()
 }
+
+// What is dead-lettered, or was delayed, is looked at as what is published.
+func TestMovedMessagesAreLookedAtToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.client().confirming()
+		c.once("x", 10)
+		c.exchange("in", "fanout")
+		c.must(c.BindExchange("x", "in", "", nil))
+		c.bind("x", map[string]string{"a": "", "b": ""})
+		c.bind("in", map[string]string{"all": ""})
+		c.delays("later", "x-message-deduplication", number("x-cache-size", 10))
+		c.must(c.BindQueue("a", "later", "", nil))
+		_, err := c.DeclareQueue(QueueSpec{Name: "q", Durable: true, Args: headerList(longText("x-dead-letter-exchange", "in"), number("x-message-ttl", 100))})
+		c.must(err)
+		c.value("q", "1", "1", "2")
+		c.seen("x", true, "2")
+		for _, v := range []string{"5", "5", "6"} {
+			c.seenWith("later", true, v, longText(dedupHeader, v), delayBy(50))
+		}
+		c.confirmed()
+		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		c.holds("a", "2", "5", "6", "1")
+		c.holds("b", "2", "1")
+		c.holds("all", "1", "1", "2")
+		c.Close()
+		w.restart()
+		c = w.client().confirming()
+		c.seen("x", true, "1", "2", "3")
+		c.seen("later", true, "5", "6", "7")
+		c.confirmed()
+		c.holds("a", "3", "7")
+		c.Close()
+		w.stop()
+	})
+}

@@ -191,6 +191,7 @@ func (w *carrier) release(q *Queue, it *moving) error {
 	r := w.onward(q.delay.x, &view)
 	if len(r.queues) > 0 {
 		it.letter, it.body, it.r = w.again(&view, len(it.block)), int64(len(view.Body)), r
+		it.filter(view.Properties)
 	}
 	return nil
 }

@@ -103,8 +103,9 @@ type moving struct {
 	r          *path  // where it goes; nil: no queue takes it
 	persistent bool
 	priority   uint8
-	ttl        int64 // arrival.ttl where it goes; 0 of dead letters, which have none
-	delay      int64 // of a dead letter that goes to an exchange that delays it, ms; 0
+	ttl        int64      // arrival.ttl where it goes; 0 of dead letters, which have none
+	delay      int64      // of a dead letter that goes to an exchange that delays it, ms; 0
+	ext        *recordExt // the windows on its way, and its id there; nil: there are none
 }
 
 // A carrier moves messages. It keeps what it needs for that, and no message.
@@ -134,10 +135,11 @@ type carrier struct {
 // movedTo is a message that enters queues that the log knows.
 type movedTo struct {
 	m    *stored
-	one  target   // in one queue
-	with attrs    // its attributes there
-	many []target // or in several
-	all  []attrs  // its attributes in these, nil if it has none
+	one  target     // in one queue
+	with attrs      // its attributes there
+	many []target   // or in several
+	all  []attrs    // its attributes in these, nil if it has none
+	ext  *recordExt // the windows that it has gone through, and its id there; nil
 }
 
 // move moves some messages of a queue.
@@ -280,7 +282,9 @@ func (w *carrier) address(q *Queue, it *moving, view *message.View, to string, k
 	}
 	r := w.route(q.v, to, &Publish{Exchange: dead.Exchange, Key: dead.Key, Properties: dead.Properties})
 	if it.why != rejected && slices.ContainsFunc(r.queues, w.cycles) {
-		r = &path{queues: slices.DeleteFunc(slices.Clone(r.queues), w.cycles)}
+		cut := *r
+		cut.queues = slices.DeleteFunc(slices.Clone(r.queues), w.cycles)
+		r = &cut
 	}
 	if len(r.queues) > 0 {
 		it.letter, it.body, it.r = block, int64(len(dead.Body)), r
@@ -288,6 +292,7 @@ func (w *carrier) address(q *Queue, it *moving, view *message.View, to string, k
 		if r.delays {
 			it.delay = propertiesDelay(dead.Properties)
 		}
+		it.filter(dead.Properties)
 	}
 	return nil
 }
@@ -355,6 +360,7 @@ func (w *carrier) carryOut(q *Queue, n int) {
 	}
 	slices.SortFunc(w.queues, byNumber)
 	w.queues = slices.Compact(w.queues)
+	windows := w.lockWindows(q.v, n)
 	for _, x := range w.queues {
 		x.mu.Lock()
 	}
@@ -368,6 +374,7 @@ func (w *carrier) carryOut(q *Queue, n int) {
 			n = i
 			break
 		}
+		it.seenLocked()
 		size := w.insertLocked(q, it)
 		hot += size
 		q.removeLocked(it.seq)
@@ -398,6 +405,9 @@ func (w *carrier) carryOut(q *Queue, n int) {
 		if !x.deleted {
 			x.dispatchLocked()
 		}
+		x.mu.Unlock()
+	}
+	for _, x := range windows {
 		x.mu.Unlock()
 	}
 }
@@ -453,6 +463,9 @@ func (w *carrier) insertLocked(q *Queue, it *moving) int {
 	if logged > 0 && m.persistent {
 		m.logged, m.journaled = int32(logged), true
 		w.pubs = append(w.pubs, to)
+		it.rememberLocked(&w.pubs[len(w.pubs)-1])
+	} else {
+		it.rememberLocked(nil)
 	}
 	return int(m.size)
 }
@@ -491,7 +504,7 @@ func (w *carrier) recordLocked(q *Queue) {
 	}
 	for i := range w.pubs {
 		p := &w.pubs[i]
-		it := pubItem{m: p.m}
+		it := pubItem{m: p.m, ext: p.ext}
 		if p.many != nil {
 			l.publishManyLocked(&it, p.many, p.all)
 		} else {
