@@ -129,10 +129,18 @@ func Check(block []byte) error {
 }
 
 // Parse takes a block apart. It does not verify the checksum.
-func Parse(block []byte) (View, error) {
-	var v View
+func Parse(block []byte) (v View, err error) {
+	if !v.parse(block) {
+		err = ErrDamaged
+	}
+	return v, err
+}
+
+// parse fills an empty view, and tells whether block is one. A view is large: it is
+// filled where it is to be.
+func (v *View) parse(block []byte) bool {
 	if len(block) < 8 {
-		return v, ErrDamaged
+		return false
 	}
 	v.Persistent = block[4]&flagPersistent != 0
 	v.Dead = block[4]&flagDead != 0
@@ -141,25 +149,25 @@ func Parse(block []byte) (View, error) {
 	n := int(block[p])
 	p++
 	if len(block) < p+n+1 {
-		return v, ErrDamaged
+		return false
 	}
 	v.Exchange = block[p : p+n]
 	p += n
 	n = int(block[p])
 	p++
 	if len(block) < p+n+1 {
-		return v, ErrDamaged
+		return false
 	}
 	v.Key = block[p : p+n]
 	p += n
 	u, w := binary.Uvarint(block[p:])
 	if w <= 0 || u > uint64(len(block)-p-w) {
-		return v, ErrDamaged
+		return false
 	}
 	p += w
 	v.Properties = block[p : p+int(u)]
 	v.Body = block[p+int(u):]
-	return v, nil
+	return true
 }
 
 // BCC is the header with routing keys that consumers do not see.
@@ -167,12 +175,14 @@ const BCC = "BCC"
 
 // ParseVisible is Parse for whoever consumes the message, or has it returned: without
 // the header BCC.
-func ParseVisible(block []byte) (View, error) {
-	v, err := Parse(block)
-	if v.Blind && err == nil {
+func ParseVisible(block []byte) (v View, err error) {
+	if !v.parse(block) {
+		return v, ErrDamaged
+	}
+	if v.Blind {
 		v.Properties = withoutBCC(v.Properties)
 	}
-	return v, err
+	return v, nil
 }
 
 func withoutBCC(props []byte) []byte {
