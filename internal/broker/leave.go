@@ -122,7 +122,11 @@ func (x *exit) takeLocked(q *Queue, items []moving, most, bytes int) []moving {
 	for len(x.list) > 0 && most > 0 && bytes > 0 {
 		run := &x.list[0]
 		if e := q.entryLocked(run.first); e != nil && e.state == leaving {
-			items = append(items, moving{seq: run.first, why: run.why, rules: run.rules, count: e.count, from: e.msg})
+			count := e.count
+			if run.why == deliveryLimit {
+				count = countOf(count, failed) // by which it left
+			}
+			items = append(items, moving{seq: run.first, why: run.why, rules: run.rules, count: count, from: e.msg})
 			bytes -= int(e.msg.size)
 			most--
 		} else {

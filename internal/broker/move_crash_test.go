@@ -305,7 +305,7 @@ func TestSyncFailsWhileMessagesMove(t *testing.T) {
 
 // TestCrashWhileMessagesAreParked cuts the power at every change that a broker makes of
 // its files while messages are given back that have been delivered too often: each is
-// in its queue or parked.
+// in its queue or parked, and in its queue none says that it was delivered too often.
 func TestCrashWhileMessagesAreParked(t *testing.T) {
 	m := vfs.NewMem()
 	m.Record()
@@ -350,6 +350,13 @@ func TestCrashWhileMessagesAreParked(t *testing.T) {
 			t.Fatalf("start after change %d: %v", at, err)
 		}
 		c := w.client()
+		if w.b.vhost("/").queues["q"] != nil {
+			c.eachFailed("q", func(failures int64) {
+				if failures > 1 {
+					t.Errorf("crash during change %d: a message is delivered after %d failures", at, failures)
+				}
+			})
+		}
 		all, err := w.found(c)
 		if err != nil {
 			t.Fatal(err)
@@ -373,5 +380,31 @@ func TestCrashWhileMessagesAreParked(t *testing.T) {
 		if err := w.tryStop(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// eachFailed gets what is in a queue, and gives it back: of each message it tells in
+// how many deliveries it has failed.
+func (c *client) eachFailed(queue string, visit func(failures int64)) {
+	c.t.Helper()
+	tag := uint64(0)
+	for {
+		ok, err := c.ch.Get(queue, false)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if !ok {
+			break
+		}
+		e := c.next(EventGot)
+		failures, _ := letterOf(c.t, e).headers[deliveryCountHeader].(int64)
+		visit(failures)
+		tag = e.Tag
+	}
+	if tag == 0 {
+		return
+	}
+	if err := c.ch.Nack(tag, true, true); err != nil {
+		c.t.Fatal(err)
 	}
 }

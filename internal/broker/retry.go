@@ -53,22 +53,29 @@ func (q *Queue) returnLocked(seq uint64, how outcome) {
 	if e == nil || e.state != unacked {
 		return
 	}
-	n := e.count
+	n := countOf(e.count, how)
+	if how == failed && int64(failuresOf(n)) > r.deliveries && !strings.HasSuffix(q.name, parkedSuffix) {
+		// The failure counts when it has left, in one with that: counted before, a crash
+		// in between would have it back, and delivered beyond the limit.
+		q.expelLocked(seq, deliveryLimit)
+		return
+	}
+	q.countLocked(seq, n)
+	q.requeueLocked(seq)
+	if d := r.retry.delay(how, n); d > 0 {
+		q.delayLocked(seq, time.Now().Add(d).UnixMilli())
+	}
+}
+
+// countOf is what is kept of a message after one more delivery in vain.
+func countOf(n uint32, how outcome) uint32 {
 	switch {
 	case how == failed && failuresOf(n) < failuresMax:
 		n++
 	case how == requeue && n>>failureBits < givenMax:
 		n += 1 << failureBits
 	}
-	q.countLocked(seq, n)
-	if how == failed && int64(failuresOf(n)) > r.deliveries && !strings.HasSuffix(q.name, parkedSuffix) {
-		q.expelLocked(seq, deliveryLimit)
-		return
-	}
-	q.requeueLocked(seq)
-	if d := r.retry.delay(how, n); d > 0 {
-		q.delayLocked(seq, time.Now().Add(d).UnixMilli())
-	}
+	return n
 }
 
 // delay is for how long a message that was returned has to wait.
