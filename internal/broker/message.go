@@ -84,6 +84,20 @@ func (m *stored) split(b *Broker, logged, others int) *stored {
 	return o
 }
 
+// unlogged returns a message with the same block that the log does not know of, for so
+// many holders; nil for none.
+func (m *stored) unlogged(b *Broker, holders int) *stored {
+	if holders == 0 {
+		return nil
+	}
+	m.seal()
+	o := &stored{size: m.size, sealed: true, priority: m.priority}
+	o.data.Store(m.data.Load())
+	o.holders.Store(int32(holders))
+	b.evict.hot.Add(int64(o.size))
+	return o
+}
+
 // hold makes sure that a message is not forgotten until release. It fails when
 // nobody holds it any more.
 func (m *stored) hold() bool {

@@ -170,21 +170,27 @@ func (s *Session) insertRefused(queues []*Queue, it *pubItem) place {
 	takers, dead := one.takersLocked()
 	one.tag, one.from, one.ext = 0, nil, nil
 	it.refused = true
-	if len(takers) == 0 {
+	alive, handing := takers[:len(takers)-dead], takers[len(takers)-dead:]
+	letter := it.m.unlogged(s.b, dead)
+	where := nowhere
+	if len(alive) > 0 {
+		where, _ = s.enter(alive, entering[:])
+		s.dispatch(alive)
+	} else {
 		s.b.evict.hot.Add(-int64(it.m.size))
-		return nowhere
 	}
-	where, seqs := s.enter(takers, entering[:])
-	for k := len(takers) - dead; k < len(takers); k++ {
-		takers[k].expelLocked(seqs[k], maxlen)
+	for _, q := range handing {
+		q.expelLocked(q.appendLocked(letter, one.arrival(q)), maxlen)
 	}
-	s.dispatch(takers)
+	s.dispatch(handing)
 	return where
 }
 
 // takersLocked finds the queues of a message, all locked, that it enters, and notes
 // whether another one refuses it. The last of them, so many as dead, refuse it too,
-// but hand it to their dead-letter exchanges: they must expel it at once.
+// but hand it to their dead-letter exchanges: they must expel it at once, and have it
+// as a message that the log does not know of. Otherwise a crash before it has left
+// would have it back as one of theirs, which its publisher knows to be refused.
 func (it *pubItem) takersLocked() (takers []*Queue, dead int) {
 	refusing := false
 	for _, q := range it.r.queues {

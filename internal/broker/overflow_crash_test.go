@@ -156,7 +156,7 @@ func (s *crowd) checkCrowd(w *world, at int) error {
 			err = fmt.Errorf("it is there %d times, and %d times as a dead letter", here, there)
 		case here+there > 0 && g.begun > at:
 			err = errors.New("it is not published yet")
-		case here > 0 && g.refused && g.queue == "full":
+		case here > 0 && g.refused:
 			err = errors.New("it was refused")
 		case here+there > 0 && g.acked <= at && g.sure != never:
 			err = errors.New("it is back")
@@ -170,7 +170,7 @@ func (s *crowd) checkCrowd(w *world, at int) error {
 			later[g.queue]++
 		}
 	}
-	for _, q := range []string{"short", "leaving", "full"} {
+	for _, q := range []string{"short", "leaving", "full", "handing"} {
 		if n := len(all[q]); n > crowdLength {
 			return fmt.Errorf("%d messages are in %s", n, q)
 		}

@@ -279,6 +279,11 @@ func (t *transaction) insertLocked(it *pubItem) place {
 	var with []attrs
 	logged, others := 0, 0
 	takers, dead := it.takersLocked()
+	takers, handing := takers[:len(takers)-dead], takers[len(takers)-dead:]
+	letter := it.m.unlogged(t.ch.s.b, dead)
+	for _, q := range handing {
+		q.expelLocked(q.appendLocked(letter, it.arrival(q)), maxlen)
+	}
 	for _, q := range takers {
 		if q.logged {
 			logged++
@@ -294,7 +299,7 @@ func (t *transaction) insertLocked(it *pubItem) place {
 		entering.from, entering.ext = nil, nil
 	}
 	other := m.split(t.ch.s.b, logged, others)
-	for i, q := range takers {
+	for _, q := range takers {
 		held := m
 		if !q.logged {
 			held = other
@@ -303,9 +308,6 @@ func (t *transaction) insertLocked(it *pubItem) place {
 		if q.logged && m.persistent {
 			targets = append(targets, target{q.num, seq})
 			with = addAttrs(with, len(targets), q.publishAttrsLocked(it, seq))
-		}
-		if i >= len(takers)-dead {
-			q.expelLocked(seq, maxlen)
 		}
 	}
 	if len(targets) == 0 {
