@@ -168,6 +168,18 @@ func launch(t *testing.T, addr string, s setup) *process {
 	return launchCommand(t, exec.Command(bin, args...), addr)
 }
 
+// launchStore starts the plain binary on a journal that is not a file, and does not
+// wait. It has no listeners but that of AMQP and what the flags say.
+func launchStore(t *testing.T, journal, addr string, flags ...string) *process {
+	t.Helper()
+	bin, err := buildPlain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"serve", "--store", journal, "--amqp", addr, "--stomp", "off", "--gmq", "off"}, flags...)
+	return launchCommand(t, exec.Command(bin, args...), addr)
+}
+
 // launchCommand starts a broker by the command that runs it, and does not wait.
 func launchCommand(t *testing.T, cmd *exec.Cmd, addr string) *process {
 	t.Helper()
