@@ -171,7 +171,7 @@ func (b *Broker) clockLoop() {
 	var due []*clock
 	for {
 		now := nowMillis()
-		next := int64(notTimed)
+		var next int64
 		due, next = b.timers.take(due[:0], now)
 		for i, c := range due {
 			c.q.tick()
