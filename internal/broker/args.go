@@ -55,6 +55,22 @@ func (a arg) typeName() string {
 	return "void"
 }
 
+// argsMost is how large the arguments of a declaration or of a binding may be, bytes:
+// they are one record of the journal, which has to fit into a batch. A frame of AMQP
+// has less; JSON and the files of definitions may have more.
+const argsMost = 1 << 20
+
+// checkArgs finds what is wrong with all arguments of something; nil: nothing is.
+func checkArgs(what, name, vhost string, args []byte) *Error {
+	if len(args) > argsMost {
+		return errorf(PreconditionFailed, "the arguments for %s '%s' in vhost '%s' may have %d bytes, not %d", what, name, vhost, argsMost, len(args))
+	}
+	if _, ok := message.DecodeHeaders(args); !ok {
+		return errorf(PreconditionFailed, "invalid arguments for %s '%s' in vhost '%s'", what, name, vhost)
+	}
+	return nil
+}
+
 func (a arg) decoded() any {
 	v, _ := message.Decode(a.kind, a.value, 0)
 	return v

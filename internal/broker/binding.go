@@ -142,6 +142,9 @@ func (s *Session) UnbindExchange(destination, source, key string, args []byte) e
 func (s *Session) bind(source, key string, args []byte, find func() (to any, durable bool, err error)) error {
 	s.Flush()
 	v := s.v
+	if len(args) > argsMost {
+		return errorf(PreconditionFailed, "the arguments of a binding may have %d bytes, not %d", argsMost, len(args))
+	}
 	v.mu.Lock()
 	if v.gone.Load() {
 		v.mu.Unlock()

@@ -3,7 +3,6 @@ package broker
 import (
 	"sync/atomic"
 
-	"github.com/ferrymq/ferry/internal/message"
 	"github.com/ferrymq/ferry/internal/route"
 )
 
@@ -162,8 +161,8 @@ func checkExchangeType(name string) *Error {
 // checkArgs finds what is wrong with the arguments of a declaration, in RabbitMQ's
 // words.
 func (spec *ExchangeSpec) checkArgs(vhost string) *Error {
-	if _, ok := message.DecodeHeaders(spec.Args); !ok {
-		return errorf(PreconditionFailed, "invalid arguments for exchange '%s' in vhost '%s'", spec.Name, vhost)
+	if err := checkArgs(anExchange, spec.Name, vhost, spec.Args); err != nil {
+		return err
 	}
 	if a, ok := findArg(spec.Args, "alternate-exchange"); ok && a.kind != 'S' {
 		return errorf(PreconditionFailed, "invalid type '%s' for arg 'alternate-exchange' in exchange '%s' in vhost '%s'", a.typeName(), spec.Name, vhost)

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/ferrymq/ferry/internal/message"
 )
 
 // queueArg is an argument of a queue's declaration that means something, here or to
@@ -186,8 +184,8 @@ func checkQueueArgs(vhost, queue string, args []byte) *Error {
 	if len(args) == 0 {
 		return nil
 	}
-	if _, ok := message.DecodeHeaders(args); !ok {
-		return errorf(PreconditionFailed, "invalid arguments for queue '%s' in vhost '%s'", queue, vhost)
+	if err := checkArgs(aQueue, queue, vhost, args); err != nil {
+		return err
 	}
 	for _, q := range queueArgs {
 		a, ok := findArg(args, q.name)

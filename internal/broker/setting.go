@@ -34,6 +34,13 @@ const (
 	SettingGlobalParameter = "global-parameter" // Name: the parameter
 )
 
+// Limits of a setting, bytes: each is one record of the journal, which has to fit into
+// a batch, and all are in memory.
+const (
+	settingMost     = 1 << 20 // of a value
+	settingNameMost = 1 << 10 // of a name
+)
+
 // settingHome is where settings have unique names.
 type settingHome struct{ kind, vhost string }
 
@@ -46,7 +53,7 @@ type settings struct {
 
 // PutSetting sets or replaces a setting, and returns when that is durable. Errors:
 // NotFound (its virtual host), Invalid (a policy or a limit that is none, in
-// RabbitMQ's words), the broker's failure.
+// RabbitMQ's words; a value over 1 MiB or a name over 1 KiB), the broker's failure.
 func (b *Broker) PutSetting(s Setting) error { return b.PutSettings(s) }
 
 // PutSettings sets many, and returns when all are durable, or with the error of the
@@ -103,11 +110,16 @@ func (b *Broker) changeSetting(s Setting) (*waiter, error) {
 	return w, nil
 }
 
-// check finds what is wrong with the value of a setting that is the broker's own,
-// and writes a policy in full.
+// check finds what is wrong with a setting that is put: it is too large, or is the
+// broker's own and has another form. It writes a policy in full.
 func (s *Setting) check() error {
-	if s.Value == nil {
+	switch {
+	case s.Value == nil:
 		return nil
+	case len(s.Name) > settingNameMost || len(s.Kind) > nameMost || len(s.VHost) > nameMost:
+		return errorf(Invalid, "the name of a %.64s may have %d bytes, not %d", s.Kind, settingNameMost, len(s.Name))
+	case len(s.Value) > settingMost:
+		return errorf(Invalid, "a %.64s may have %d bytes, not %d", s.Kind, settingMost, len(s.Value))
 	}
 	switch s.Kind {
 	case SettingPolicy, SettingOperatorPolicy:
