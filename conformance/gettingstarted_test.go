@@ -56,7 +56,8 @@ const (
 	underPython   = "From another language"
 	underBrowser  = "From a page in a browser"
 	underDatabase = "Two brokers, one database"
-	underOthers   = "With RabbitMQ, with Artemis"
+	underRabbitMQ = "Coming from RabbitMQ"
+	underArtemis  = "With Artemis"
 )
 
 const (
@@ -70,7 +71,7 @@ const (
 func TestGettingStartedDoesWhatItSays(t *testing.T) {
 	t.Parallel()
 	dir := pageDir(t)
-	absent := map[string]bool{underDatabase: true, underOthers: true} // which have tests of their own
+	absent := map[string]bool{underDatabase: true, underRabbitMQ: true, underArtemis: true} // which have tests of their own
 	for heading, needs := range map[string]string{underPython: venvPython, underBrowser: nodeModules + "/@stomp/stompjs"} {
 		if _, err := os.Stat(needs); err != nil {
 			if os.Getenv("CI") == "true" {
@@ -154,13 +155,26 @@ func TestGettingStartedWithADatabase(t *testing.T) {
 	runPassages(t, pageDirWithScripts(t), preface, page)
 }
 
-// TestGettingStartedWithBrokersOfOthers runs what the page says of RabbitMQ and
-// Artemis.
-func TestGettingStartedWithBrokersOfOthers(t *testing.T) {
+// TestGettingStartedFromRabbitMQ runs what the page says of RabbitMQ, and of the way
+// from there to Ferry.
+func TestGettingStartedFromRabbitMQ(t *testing.T) {
 	t.Parallel()
 	installed(t, "rabbitmq")
+	free := lastingPorts(t, 2)
+	ports := strings.NewReplacer("15672", free[0], "5672", free[1])
+	page := passagesUnder(t, underRabbitMQ)
+	for i := range page {
+		page[i].code = ports.Replace(page[i].code)
+	}
+	preface := fmt.Sprintf("%s\nexport FERRY_AMQP=:%s FERRY_HTTP=:%s FERRY_STOMP=off FERRY_GMQ=off\n", patientKill, free[1], free[0])
+	runPassages(t, pageDirWithScripts(t), preface, page)
+}
+
+// TestGettingStartedWithArtemis runs what the page says of Artemis.
+func TestGettingStartedWithArtemis(t *testing.T) {
+	t.Parallel()
 	installed(t, "artemis")
-	runPassages(t, pageDirWithScripts(t), "", passagesUnder(t, underOthers))
+	runPassages(t, pageDirWithScripts(t), "", passagesUnder(t, underArtemis))
 }
 
 // installed has a script of the repository install what it starts.
