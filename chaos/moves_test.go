@@ -43,14 +43,14 @@ func killed(t *testing.T, rounds int, pause time.Duration, scenes ...*scene) {
 	kills := 0
 	for range rounds {
 		time.Sleep(100*time.Millisecond + rand.N(pick(700*time.Millisecond, 1500*time.Millisecond)))
-		st.crash()
 		p.kill()
+		st.crash()
 		kills++
 		for rand.IntN(4) == 0 { // while it recovers, or soon after
 			p = launch(t, p.addr, s)
 			time.Sleep(rand.N(80 * time.Millisecond))
-			st.crash()
 			p.kill()
+			st.crash()
 			kills++
 		}
 		p = startAt(t, p.addr, s)
@@ -84,9 +84,9 @@ func TestMovesFailedFsync(t *testing.T) {
 	rounds := pick(1, 10)
 	for range rounds {
 		time.Sleep(500 * time.Millisecond)
-		st.crash()
 		failSyncs(t, p)
 		p.awaitFailed()
+		st.crash()
 		p = startAt(t, p.addr, s)
 	}
 	time.Sleep(200 * time.Millisecond)
@@ -118,8 +118,8 @@ func TestMovesFullDisk(t *testing.T) {
 		}
 		full := freeOn(t, disk)
 		if i%2 == 0 {
-			st.crash()
 			p.kill()
+			st.crash()
 			p = startAt(t, p.addr, s)
 		}
 		if err := os.Remove(ballast); err != nil {
@@ -186,8 +186,8 @@ func takenOver(t *testing.T, journal string, rounds int, pause time.Duration, sc
 	for i := range rounds {
 		live := i % 2
 		time.Sleep(700*time.Millisecond + rand.N(time.Second))
-		st.crash()
 		nodes[live].kill()
+		st.crash()
 		await(1-live, "live")
 		up(live)
 		await(live, "standby")

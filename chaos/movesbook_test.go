@@ -43,6 +43,9 @@ type fate struct {
 	seq       uint64
 	first     time.Time // when it was sent for the first time
 	confirmed bool
+	// The lives of the broker in which it was confirmed, and last came without a mark, the
+	// first being 1.
+	confirmedIn, freshIn int
 	// Sendings, and of these, those that the broker said to have refused.
 	sends, refused int
 	once           bool // however often it is sent, there is one copy
@@ -126,7 +129,7 @@ func (b *book) answered(f *fate, ack bool) {
 		return
 	}
 	if !f.confirmed {
-		f.confirmed = true
+		f.confirmed, f.confirmedIn = true, b.crashes+1
 		b.moveCounts.confirmed++
 	}
 }
@@ -147,6 +150,13 @@ func (b *book) delivered(t *taker, d *amqp.Delivery) *fate {
 		b.redelivered++
 	} else {
 		f.fresh[t.queue]++
+		// What was there when the broker died is marked; so it entered the queue anew.
+		if f.once && (f.freshIn == t.life || f.confirmed && f.confirmedIn < t.life) {
+			b.doubled++
+			b.faultLocked("%s: %s came from life %d of the broker without a mark, was confirmed in %d (%v), and came so before from %d",
+				t.queue, f, t.life, f.confirmedIn, f.confirmed, f.freshIn)
+		}
+		f.freshIn = t.life
 	}
 	if len(deathsOf(d)) > 0 {
 		b.moved++
@@ -237,7 +247,14 @@ func (b *book) open() (n int, some []string) {
 	return n, some
 }
 
-// crash is called before a broker is made to fail.
+// life is which life of the broker this is, the first being 1.
+func (b *book) life() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.crashes + 1
+}
+
+// crash is called when a broker has failed, before there is another.
 func (b *book) crash() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

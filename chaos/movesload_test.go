@@ -62,7 +62,8 @@ type taker struct {
 	decide   func(f *fate, d *amqp.Delivery) verdict // nil: it acks
 	counted  func(d *amqp.Delivery) int              // how often it was rejected before
 
-	s *scene
+	s    *scene
+	life int // of the broker that the session is with
 }
 
 func newStage(t *testing.T, pause time.Duration, scenes []*scene, addrs ...string) *stage {
@@ -195,9 +196,14 @@ func (x *giver) choose(resend *[]*fate) *fate {
 
 func (st *stage) taking(x taker) {
 	for {
+		x.life = x.s.life()
 		c := st.reach(st.subs)
 		if c == nil {
 			return
+		}
+		if x.s.life() != x.life {
+			c.cut() // it may be with either
+			continue
 		}
 		err := x.session(st, c)
 		st.over(c, err != nil || c.IsClosed())
@@ -327,7 +333,7 @@ func (st *stage) confirmed() (n int) {
 	return n
 }
 
-// crash is called before a broker is made to fail.
+// crash is called when a broker has failed, before there is another.
 func (st *stage) crash() {
 	for _, s := range st.scenes {
 		s.crash()

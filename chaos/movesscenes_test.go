@@ -64,12 +64,11 @@ func toQueue(name string, args amqp.Table) amqp.Table {
 // lifeOf is how long a message of the scene of expiry says to live, and how long it
 // does; "": it does not say.
 func lifeOf(seq uint64) (expiration string, ttl time.Duration) {
-	switch ms := int64(seq*7919%500) + 1; {
-	case seq%2 == 0:
+	if seq%2 == 0 {
 		return "", expiryTTL
-	default:
-		return strconv.FormatInt(ms, 10), min(time.Duration(ms)*time.Millisecond, expiryTTL)
 	}
+	ms := int64(seq*7919%500) + 1
+	return strconv.FormatInt(ms, 10), min(time.Duration(ms)*time.Millisecond, expiryTTL)
 }
 
 // Messages live for times of all lengths, in no order. Consumers are too slow for all;
