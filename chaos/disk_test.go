@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,7 +120,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// fill makes a file of so many bytes.
+// fill makes a file of so many bytes, or as many as there is room for.
 func fill(t *testing.T, name string, size int64) {
 	t.Helper()
 	f, err := os.Create(name)
@@ -130,7 +131,11 @@ func fill(t *testing.T, name string, size int64) {
 	block := make([]byte, 1<<20)
 	for size > 0 {
 		n := min(size, int64(len(block)))
-		if _, err := f.Write(block[:n]); err != nil {
+		_, err := f.Write(block[:n])
+		if errors.Is(err, syscall.ENOSPC) {
+			return
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		size -= n
