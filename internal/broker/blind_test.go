@@ -103,3 +103,26 @@ func TestNobodySeesBCC(t *testing.T) {
 		t.Errorf("%q, %v", v.Properties, err)
 	}
 }
+
+// TestNobodySeesBCCOfWhatIsStoredAnew: blocks that are made of others are of the same
+// kind.
+func TestNobodySeesBCCOfWhatIsStoredAnew(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	defer c.Close()
+	c.delays("x", "direct")
+	c.declare("q", args{"x-queue-type": "quorum"})
+	c.must(c.BindQueue("q", "x", "k", nil))
+	blind := func(e Event) {
+		t.Helper()
+		if v, err := message.ParseVisible(e.Data); err != nil || strings.Contains(string(v.Properties), "BCC") {
+			t.Errorf("%q, %v", v.Properties, err)
+		}
+	}
+	c.delayed("x", "k", "m", 1, keyList("BCC", "nowhere"))
+	got := c.fetch("q") // the queue shows how often it was delivered in vain
+	blind(got)
+	c.must(c.ch.Reject(got.Tag, true))
+	c.consume("q", "t", false)
+	blind(c.next(EventDelivery))
+}

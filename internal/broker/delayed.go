@@ -210,6 +210,7 @@ func (w *carrier) again(view *message.View, n int) []byte {
 		w.slab = w.slab[n:]
 	}
 	out = message.AppendBlockHead(out, view.Persistent, view.Exchange, view.Key, view.Properties)
+	message.MarkAs(out, view)
 	return append(out, view.Body...)
 }
 

@@ -530,3 +530,25 @@ func TestDelayedMessagesGoWithTheirVHost(t *testing.T) {
 		t.Errorf("%d bytes are alive after a restart", live)
 	}
 }
+
+// TestDelayedDeadLettersKeepTheirHistory: they go on counting, as without the delay.
+func TestDelayedDeadLettersKeepTheirHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.client()
+		c.delays("x", "fanout")
+		c.declare("q", args{"x-dead-letter-exchange": "x"})
+		c.must(c.BindQueue("q", "x", "", nil))
+		c.publishWith("", "q", withHeaders(delayBy(10)), "m", true)
+		for range 3 {
+			c.drop("q")
+		}
+		l := c.take("q")
+		deaths, _ := l.headers["x-death"].([]any)
+		if len(deaths) != 1 || deaths[0].(map[string]any)["count"] != int64(3) {
+			t.Errorf("%v", l.headers)
+		}
+		c.Close()
+		w.stop()
+	})
+}

@@ -107,7 +107,9 @@ func (q *Queue) shownLocked(e *entry, block []byte, asked bool) []byte {
 	}
 	props := withCounts(make([]byte, 0, len(v.Properties)+64), v.Properties, e.count)
 	shown := make([]byte, 0, message.Overhead+len(v.Exchange)+len(v.Key)+len(props)+len(v.Body))
-	return append(message.AppendBlockHead(shown, v.Persistent, v.Exchange, v.Key, props), v.Body...)
+	shown = message.AppendBlockHead(shown, v.Persistent, v.Exchange, v.Key, props)
+	message.MarkAs(shown, &v)
+	return append(shown, v.Body...)
 }
 
 // withCounts appends a property list in which the headers tell of deliveries in vain.

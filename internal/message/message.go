@@ -114,6 +114,17 @@ func MarkDead(block []byte) { block[4] |= flagDead }
 // BCC: no consumer is to see that; see ParseVisible.
 func MarkBlind(block []byte) { block[4] |= flagBlind }
 
+// MarkAs gives a block, that nobody else has yet, the marks of the message that it is
+// made of.
+func MarkAs(block []byte, v *View) {
+	if v.Dead {
+		MarkDead(block)
+	}
+	if v.Blind {
+		MarkBlind(block)
+	}
+}
+
 // Seal writes the checksum of a complete block. Others may Parse the block
 // meanwhile: the checksum is not looked at by it.
 func Seal(block []byte) {
