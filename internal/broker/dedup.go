@@ -249,7 +249,7 @@ func (s *Session) insertFiltered(run []pubItem) {
 		if r := one[0].seenLocked(); r != nil {
 			one[0].r = r
 			where := s.insertRun(r, one)
-			if where != nowhere {
+			if where != nowhere && !one[0].refused {
 				one[0].rememberLocked(where)
 			}
 			s.took(one, where)

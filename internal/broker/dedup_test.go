@@ -553,3 +553,28 @@ func TestMovedMessagesAreLookedAtToo(t *testing.T) {
 		w.stop()
 	})
 }
+
+// TestRefusedMessageOfSeveralWindowsMayComeAgain: as one of a single window may.
+func TestRefusedMessageOfSeveralWindowsMayComeAgain(t *testing.T) {
+	w := newWorld(t)
+	c := w.client().confirming()
+	defer c.Close()
+	c.once("x", 4)
+	c.declare("full", args{"x-max-length": 1, "x-overflow": "reject-publish"})
+	c.declare("other", nil)
+	c.must(c.BindQueue("full", "x", "", nil))
+	c.must(c.BindQueue("other", "x", "", nil))
+	send := func(text, value string) {
+		c.seenWith("x", true, text, longText(dedupHeader, value), longText(duplicateHeader, value))
+	}
+	send("1", "1")
+	send("2", "2")
+	for !c.next(EventConfirm).Nack { // one queue is full
+	}
+	c.take("full")
+	send("2 again", "2")
+	for c.next(EventConfirm).Tag < 3 {
+	}
+	c.holds("full", "2 again")
+	c.holds("other", "1", "2", "2 again")
+}
