@@ -293,3 +293,32 @@ func TestOrderIsKeptByAnySingleConsumer(t *testing.T) {
 	p.Close()
 	q.wantActive(t, "")
 }
+
+// TestConsumersThatComeAndGoLeaveNoTrace: the active one waits for room once, however
+// often it is found to be the active one.
+func TestConsumersThatComeAndGoLeaveNoTrace(t *testing.T) {
+	w := newWorld(t)
+	c, other := w.client(), w.client()
+	defer c.Close()
+	defer other.Close()
+	c.single("q")
+	c.ch.Qos(1, true)
+	c.consume("q", "active", false)
+	c.publish("", "q", "1", true)
+	c.publish("", "q", "2", true)
+	tag := c.takes("active", "1")
+	for range 100 {
+		other.consume("q", "t", false)
+		other.ch.Cancel("t")
+		other.join(other.ch, "q", "higher", 1)
+		other.ch.Cancel("higher")
+	}
+	c.mu.Lock()
+	parked := len(c.ch.parked)
+	c.mu.Unlock()
+	if parked != 1 {
+		t.Errorf("the channel has %d consumers that wait for its room, want 1", parked)
+	}
+	c.must(c.ch.Ack(tag, false))
+	c.takes("active", "2")
+}

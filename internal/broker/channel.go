@@ -117,7 +117,10 @@ func (ch *Channel) roomLocked(c *Consumer) bool {
 	}
 	if ch.shared > 0 && ch.inFlight >= ch.shared && !c.noAck {
 		c.parked = true
-		ch.parked = append(ch.parked, c)
+		if !c.shares { // the active consumer of a queue is asked whenever another comes or goes
+			c.shares = true
+			ch.parked = append(ch.parked, c)
+		}
 		return false
 	}
 	if c.prefetch > 0 && c.inFlight >= c.prefetch && !c.noAck {
@@ -147,7 +150,7 @@ func (ch *Channel) unparkLocked() []*Consumer {
 	resume := ch.parked
 	ch.parked = nil
 	for _, c := range resume {
-		c.parked = false
+		c.parked, c.shares = false, false
 	}
 	return resume
 }

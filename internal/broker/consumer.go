@@ -45,6 +45,7 @@ type Consumer struct {
 	inFlight uint32
 	parked   bool
 	stalled  bool // it is in the session's list of those
+	shares   bool // it is in the channel's list of those that wait for its room
 }
 
 // Tag is the consumer's name in its channel.
@@ -292,7 +293,7 @@ func (ch *Channel) forgetLocked(c *Consumer) {
 	if c.stalled {
 		ch.s.stalled = slices.DeleteFunc(ch.s.stalled, same)
 	}
-	if c.parked {
+	if c.shares {
 		ch.parked = slices.DeleteFunc(ch.parked, same)
 	}
 }
