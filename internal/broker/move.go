@@ -370,7 +370,7 @@ func (w *carrier) carryOut(q *Queue, n int) {
 		if e := q.entryLocked(it.seq); q.deleted || e == nil || e.state != leaving {
 			continue
 		}
-		if i > 0 && it.waitsLocked() {
+		if i > 0 && it.waitsLocked() || it.strandedLocked() {
 			n = i
 			break
 		}
@@ -487,6 +487,12 @@ func (it *moving) waitsLocked() bool {
 	return it.r != nil && slices.ContainsFunc(it.r.queues, func(t *Queue) bool {
 		return len(t.consumers) > 0 && t.refusesLocked(it.body)
 	})
+}
+
+// strandedLocked tells whether the message is dropped nowhere, and has to look for
+// another way: the queues that were found for it have been deleted since.
+func (it *moving) strandedLocked() bool {
+	return it.why == deliveryLimit && it.r != nil && !slices.ContainsFunc(it.r.queues, func(t *Queue) bool { return !t.deleted })
 }
 
 // recordLocked tells the log what was moved out of a queue. If a message is both

@@ -636,3 +636,33 @@ func TestParking(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatIsDroppedNowhereFindsAnotherWay: the queue that it was to go to is deleted
+// after it was found.
+func TestWhatIsDroppedNowhereFindsAnotherWay(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	defer c.Close()
+	c.declare("q", args{"x-delivery-limit": 0, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"})
+	c.declare("dead", nil)
+	q, dead := w.lookup("q"), w.lookup("dead")
+	c.publish("", "q", "m", true)
+	e := c.fetch("q")
+	dead.mu.Lock() // whoever moves the message waits for that
+	c.must(c.ch.Reject(e.Tag, true))
+	eventually(t, func() bool {
+		free := q.mu.TryLock()
+		if free {
+			q.mu.Unlock()
+		}
+		return !free
+	})
+	c.v.mu.Lock()
+	c.v.dropQueueLocked(dead)
+	c.v.mu.Unlock()
+	dead.mu.Unlock()
+	w.settled("q")
+	if l := c.take("q.parked"); l.body != "m" {
+		t.Errorf("%+v", l)
+	}
+}
