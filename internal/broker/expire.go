@@ -34,6 +34,7 @@ type clock struct {
 	timed   chunkHeap
 	instant []uint64 // messages that expire at the end of this dispatchLocked, if they are still there
 	used    int64    // when the queue was last used
+	ending  bool     // it was not for too long, and is about to be deleted
 
 	// Guarded by the mutex of timers.
 	at   int64
@@ -169,16 +170,19 @@ func (b *Broker) clockLoop() {
 	timer := time.NewTimer(tickMost)
 	defer timer.Stop()
 	var due []*clock
-	for {
-		now := nowMillis()
+	for !b.ending() {
 		var next int64
-		due, next = b.timers.take(due[:0], now)
+		due, next = b.timers.take(due[:0], nowMillis())
+		more := false
 		for i, c := range due {
-			c.q.tick()
+			more = c.q.tick() || more
 			due[i] = nil
 		}
+		if more {
+			continue // with those that have become due meanwhile
+		}
 		if next != notTimed {
-			timer.Reset(min(max(time.Duration(next-nowMillis())*time.Millisecond, tickLeast), tickMost))
+			timer.Reset(tickRest(next - nowMillis()))
 		}
 		select {
 		case <-timer.C:
@@ -189,6 +193,12 @@ func (b *Broker) clockLoop() {
 			return
 		}
 	}
+}
+
+// tickRest is for how long nothing is to be done if the next is so many ms away: it may
+// be as many as there are.
+func tickRest(millis int64) time.Duration {
+	return max(time.Duration(min(max(millis, 0), tickMost.Milliseconds()))*time.Millisecond, tickLeast)
 }
 
 func nowMillis() int64 { return time.Now().UnixMilli() }
@@ -297,45 +307,45 @@ func (q *Queue) expireInstantLocked() {
 	}
 }
 
-// tick does what is due in a queue.
-func (q *Queue) tick() {
-	for again := true; again; {
-		q.mu.Lock()
-		c := q.clock
-		if q.deleted || c == nil {
-			q.mu.Unlock()
-			return
-		}
-		if q.leavingLocked() >= leavingMost {
-			q.v.b.timers.remove(c)
-			q.v.b.timers.set(c, nowMillis()+tickLeast.Milliseconds())
-			q.mu.Unlock()
-			return
-		}
-		did := 0
-		again = false
-		for now := nowMillis(); len(c.timed) > 0 && c.timed[0].times.next <= now; {
-			if did >= tickBatch {
-				again = true
-				break
-			}
-			if q.delay != nil {
-				did += q.tickDelayLocked(now)
-				continue
-			}
-			did += q.tickChunkLocked(c.timed[0], now)
-		}
-		if did > 0 {
-			q.reportLocked()
-			q.dispatchLocked()
-		}
-		q.setClockLocked()
-		unused := q.unusedLocked()
+// tick does what is due in a queue, and tells whether there is more: what it does at
+// once is limited, for the sake of other queues.
+func (q *Queue) tick() (more bool) {
+	q.mu.Lock()
+	c := q.clock
+	if q.deleted || c == nil {
 		q.mu.Unlock()
-		if unused {
-			q.v.b.tasks.Go(func() { q.v.deleteExpired(q) })
-		}
+		return false
 	}
+	if q.leavingLocked() >= leavingMost {
+		q.v.b.timers.remove(c)
+		q.v.b.timers.set(c, nowMillis()+tickLeast.Milliseconds())
+		q.mu.Unlock()
+		return false
+	}
+	did := 0
+	for now := nowMillis(); len(c.timed) > 0 && c.timed[0].times.next <= now; {
+		if did >= tickBatch {
+			more = true
+			break
+		}
+		if q.delay != nil {
+			did += q.tickDelayLocked(now)
+			continue
+		}
+		did += q.tickChunkLocked(c.timed[0], now)
+	}
+	if did > 0 {
+		q.reportLocked()
+		q.dispatchLocked()
+	}
+	unused := q.unusedLocked()
+	c.ending = c.ending || unused
+	q.setClockLocked()
+	q.mu.Unlock()
+	if unused {
+		q.v.b.tasks.Go(func() { q.v.deleteExpired(q) })
+	}
+	return more
 }
 
 // tickChunkLocked does what is due in a chunk, and finds out when more will be. It
@@ -389,7 +399,7 @@ func (q *Queue) setClockLocked() {
 	if len(c.timed) > 0 {
 		next = c.timed[0].times.next
 	}
-	if q.rules.expires > 0 && len(q.consumers) == 0 {
+	if q.rules.expires > 0 && len(q.consumers) == 0 && !c.ending {
 		next = min(next, c.used+q.rules.expires.Milliseconds())
 	}
 	if next != notTimed {
@@ -401,7 +411,7 @@ func (q *Queue) setClockLocked() {
 // it is one that is deleted when it is not used: it was declared or asked for a
 // message, lost its last consumer, or got other rules.
 func (q *Queue) usedLocked() {
-	if q.rules.expires > 0 {
+	if q.rules.expires > 0 && !q.deleted {
 		q.makeClock().used = nowMillis()
 		q.setClockLocked()
 	}
@@ -409,7 +419,7 @@ func (q *Queue) usedLocked() {
 
 // unusedLocked tells whether the queue was unused for so long that it is to go.
 func (q *Queue) unusedLocked() bool {
-	return q.rules.expires > 0 && len(q.consumers) == 0 && q.clock != nil &&
+	return q.rules.expires > 0 && len(q.consumers) == 0 && q.clock != nil && !q.clock.ending &&
 		nowMillis()-q.clock.used >= q.rules.expires.Milliseconds()
 }
 
@@ -418,8 +428,13 @@ func (v *VHost) deleteExpired(q *Queue) {
 	_, _ = v.b.awaitMoves(q) // if that fails the broker does
 	v.mu.Lock()
 	q.mu.Lock()
-	if !q.deleted && q.unusedLocked() {
-		v.dropQueueLocked(q)
+	if !q.deleted {
+		q.clock.ending = false
+		if q.unusedLocked() {
+			v.dropQueueLocked(q)
+		} else {
+			q.setClockLocked()
+		}
 	}
 	q.mu.Unlock()
 	v.mu.Unlock()

@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -456,5 +457,93 @@ func TestStandbyDoesNotExpire(t *testing.T) {
 		d.must(err)
 		d.Close()
 		b.stop()
+	})
+}
+
+// TestDeletedQueueHasNoClock: who found it just before it was deleted has used it, and
+// does not keep it in memory for as long as it would have lasted.
+func TestDeletedQueueHasNoClock(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	defer c.Close()
+	q := c.declare("q", args{"x-expires": maxDuration})
+	if _, err := c.DeleteQueue("q", false, false); err != nil {
+		t.Fatal(err)
+	}
+	q.info()
+	w.b.timers.mu.Lock()
+	defer w.b.timers.mu.Unlock()
+	if n := len(w.b.timers.heap); n > 0 {
+		t.Errorf("%d queues have something to do", n)
+	}
+}
+
+// TestOneQueueDoesNotKeepOthersWaiting: however much of it has expired, the others have
+// their turns.
+func TestOneQueueDoesNotKeepOthersWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.client()
+		c.queue("q", false)
+		c.Close()
+		w.stop() // from here on nobody else looks at the clock
+		q := w.lookup("q")
+		const n = 2*tickBatch + 1
+		for range n {
+			q.mu.Lock()
+			m := &stored{}
+			m.setBlock([]byte("block"))
+			m.holders.Store(1)
+			q.appendLocked(m, arrival{ttl: 1 + 1})
+			q.mu.Unlock()
+		}
+		time.Sleep(time.Millisecond)
+		for turns := 1; q.tick(); turns++ {
+			if want := n - turns*tickBatch; q.ready < want-chunkSize || q.ready > want {
+				t.Fatalf("there are %d left after %d turns, want about %d", q.ready, turns, want)
+			}
+		}
+		if q.ready != 0 {
+			t.Errorf("there are %d left", q.ready)
+		}
+	})
+}
+
+// TestClockRestsHoweverFarTheNextTimeIs: until the end of times, too.
+func TestClockRestsHoweverFarTheNextTimeIs(t *testing.T) {
+	for millis, want := range map[int64]time.Duration{
+		notTimed - 1: tickMost, notTimed / 1000: tickMost, notTimed/1000/1000 + 1: tickMost, 1000: tickMost,
+		999: 999 * time.Millisecond, 5: tickLeast, 0: tickLeast, -1: tickLeast, -notTimed / 1000: tickLeast,
+	} {
+		if got := tickRest(millis); got != want {
+			t.Errorf("%d ms: %v, want %v", millis, got, want)
+		}
+	}
+}
+
+// TestUnusedQueueIsDeletedOnce: also if that takes long, because its messages are on
+// their way to where the journal has no room.
+func TestUnusedQueueIsDeletedOnce(t *testing.T) {
+	inTime(t, func(t *testing.T, w *world) {
+		c := w.client()
+		q := c.declare("q", args{"x-expires": 1000})
+		q.mu.Lock()
+		q.exit = &exit{given: 1}
+		q.mu.Unlock()
+		time.Sleep(time.Second + 100*time.Millisecond)
+		before := runtime.NumGoroutine()
+		time.Sleep(time.Second)
+		if n := runtime.NumGoroutine() - before; n > 1 {
+			t.Errorf("%d more wait to delete the queue", n)
+		}
+		q.mu.Lock()
+		q.exit.done = 1
+		q.exit.tellLocked()
+		q.mu.Unlock()
+		synctest.Wait()
+		if w.lookup("q") != nil {
+			t.Error("the queue is still there")
+		}
+		c.Close()
 	})
 }
