@@ -31,12 +31,19 @@ type entry struct {
 // otherwise it is a little more.
 func (e *entry) body() int64 { return int64(e.msg.size) - int64(e.over) }
 
+// bitmap has a bit for each entry of a chunk.
+type bitmap [chunkSize / 64]uint64
+
+func (m *bitmap) set(i int)      { m[i/64] |= 1 << (i % 64) }
+func (m *bitmap) has(i int) bool { return m[i/64]>>(i%64)&1 != 0 }
+
 type chunk struct {
 	q       *Queue
 	first   uint64 // sequence number of entries[0]
 	entries []entry
 	packed  []byte // instead of entries, while it is packed
 	span    int    // how many entries there are in packed
+	there   bitmap // which of those are not gone
 	live    int    // entries that are not gone
 	times   *times // nil: none has a time
 	changed bool   // attributes of an entry may not be those of its record

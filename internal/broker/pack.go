@@ -130,6 +130,12 @@ func (k *chunk) pack(l *log, recovering bool) {
 		}
 		last = *e
 	}
+	k.there = bitmap{}
+	for i := range k.entries {
+		if k.entries[i].state != gone {
+			k.there.set(i)
+		}
+	}
 	k.packed, k.span, k.entries = slices.Clone(buf), len(k.entries), nil
 	if k.times != nil {
 		k.times.due, k.times.wake, k.times.value = nil, nil, nil

@@ -141,8 +141,16 @@ func (ln *lane) appendState(b []byte) []byte {
 			at = k.first + uint64(k.live)
 			return
 		}
-		for i, e := range k.peek().entries {
-			if e.state != gone {
+		if k.packed != nil { // not unpacked: the queue is locked, and there may be thousands
+			for i := range k.span {
+				if k.there.has(i) {
+					live(k.first + uint64(i))
+				}
+			}
+			return
+		}
+		for i := range k.entries {
+			if k.entries[i].state != gone {
 				live(k.first + uint64(i))
 			}
 		}
