@@ -292,7 +292,9 @@ func (w *carrier) address(q *Queue, it *moving, view *message.View, to string, k
 		if r.delays {
 			it.delay = propertiesDelay(dead.Properties)
 		}
-		it.filter(dead.Properties)
+		if it.why != deliveryLimit { // of which nothing is dropped
+			it.filter(dead.Properties)
+		}
 	}
 	return nil
 }

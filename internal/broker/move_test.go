@@ -666,3 +666,20 @@ func TestWhatIsDroppedNowhereFindsAnotherWay(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// TestWhatIsDroppedNowhereIsNoRepeat: also if the exchange that drops repeats has let
+// the message through before.
+func TestWhatIsDroppedNowhereIsNoRepeat(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	defer c.Close()
+	c.once("x", 4)
+	c.declare("q", args{"x-delivery-limit": 0, "x-dead-letter-exchange": "x"})
+	c.must(c.BindQueue("q", "x", "", nil))
+	c.seen("x", true, "1")
+	c.declare("dead", nil)
+	c.must(c.BindQueue("dead", "x", "", nil))
+	c.must(c.ch.Reject(c.fetch("q").Tag, true))
+	w.settled("q")
+	c.holds("dead", "1")
+}
