@@ -9,9 +9,12 @@ import (
 
 // What guessing is limited to; see Users.Login.
 const (
-	FailedAtOnce = 50
+	FailedAtOnce = 50 // of an address
 	FailedEvery  = time.Second
-	KnownFor     = 24 * time.Hour
+	// UserShare is by how much a user has more of both than an address: one address
+	// alone, which anybody has, must not use up a user's.
+	UserShare = 10
+	KnownFor  = 24 * time.Hour
 )
 
 // Bounds of what is kept of attempts.
@@ -44,6 +47,17 @@ type bucketKey struct {
 	user uint64 // hash of the name
 	kind byte   // 'a', 'u', 'p' for a pair, 0 for the others
 }
+
+// share is by how much it has more than an address.
+func (k bucketKey) share() float64 {
+	if k.kind == 'u' {
+		return UserShare
+	}
+	return 1
+}
+
+// full is what is left in it when all is forgiven.
+func (k bucketKey) full() float64 { return FailedAtOnce * k.share() }
 
 // bucket is how many failures were left at a time.
 type bucket struct {
@@ -130,18 +144,18 @@ func (l *limiter) lookLocked(k bucketKey, now time.Time) (bucketKey, float64) {
 	b, ok := l.buckets[k]
 	if !ok {
 		if len(l.buckets) < maxBuckets || l.sweepLocked(now) {
-			return k, FailedAtOnce
+			return k, k.full()
 		}
 		k = bucketKey{}
 		if b, ok = l.buckets[k]; !ok {
-			return k, FailedAtOnce
+			return k, k.full()
 		}
 	}
-	return k, b.now(now)
+	return k, b.now(k, now)
 }
 
-func (b bucket) now(now time.Time) float64 {
-	return min(FailedAtOnce, b.left+float64(now.Sub(b.at))/float64(FailedEvery))
+func (b bucket) now(k bucketKey, now time.Time) float64 {
+	return min(k.full(), b.left+k.share()*float64(now.Sub(b.at))/float64(FailedEvery))
 }
 
 // addLocked changes what is left in buckets, each once.
@@ -151,11 +165,11 @@ func (l *limiter) addLocked(c charge, n float64, now time.Time) {
 			continue
 		}
 		b, ok := l.buckets[k]
-		left := float64(FailedAtOnce)
+		left := k.full()
 		if ok {
-			left = b.now(now)
+			left = b.now(k, now)
 		}
-		if left = min(left+n, FailedAtOnce); left == FailedAtOnce {
+		if left = min(left+n, k.full()); left == k.full() {
 			delete(l.buckets, k)
 			continue
 		}
@@ -170,7 +184,7 @@ func (l *limiter) sweepLocked(now time.Time) bool {
 	}
 	l.swept = now
 	for k, b := range l.buckets {
-		if b.now(now) == FailedAtOnce {
+		if b.now(k, now) == k.full() {
 			delete(l.buckets, k)
 		}
 	}

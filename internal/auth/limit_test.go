@@ -43,17 +43,21 @@ func TestGuessingIsSlowedForAddressAndUser(t *testing.T) {
 		if fails("another", address(0)) {
 			t.Error("one more of the address is looked at")
 		}
-		for i := range FailedAtOnce { // one user, many addresses
+		for i := range UserShare * FailedAtOnce { // one user, many addresses
 			if !fails("ada", address(i+1)) {
 				t.Fatalf("attempt %d of a user is not looked at", i)
 			}
 		}
-		if fails("ada", address(200)) {
+		if fails("ada", address(2000)) {
 			t.Error("one more of the user is looked at")
 		}
-		time.Sleep(FailedEvery)
-		if !fails("ada", address(200)) || fails("ada", address(201)) {
-			t.Error("not one more after FailedEvery")
+		time.Sleep(FailedEvery / UserShare)
+		if !fails("ada", address(2000)) || fails("ada", address(2001)) {
+			t.Error("not one more of the user in its time")
+		}
+		time.Sleep(FailedEvery - FailedEvery/UserShare)
+		if !fails("a third", address(0)) || fails("a third", address(0)) {
+			t.Error("not one more of the address after FailedEvery")
 		}
 		time.Sleep(2 * FailedAtOnce * FailedEvery)
 		l.mu.Lock()
@@ -92,11 +96,28 @@ func TestOthersCannotShutOutWhoHasLoggedInBefore(t *testing.T) {
 			t.Error("who is known may guess for ever")
 		}
 		time.Sleep(KnownFor)
-		for range FailedAtOnce {
-			l.take("ada", evil)
+		for i := range UserShare * FailedAtOnce {
+			l.take("ada", netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}))
 		}
 		if l.open("ada", home) {
 			t.Error("who was known long ago is still known")
+		}
+	})
+}
+
+// Nobody is known after a restart: who fails as fast as it may, for a user whose name
+// it knows, must not keep that user's clients from ever coming in again.
+func TestOneAddressAloneShutsOutNoUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter()
+		for range 600 {
+			for l.open("ada", remote) {
+				l.take("ada", remote)
+			}
+			if !l.open("ada", netip.MustParseAddr("10.9.9.9")) {
+				t.Fatal("a user is shut out everywhere by one address")
+			}
+			time.Sleep(FailedEvery)
 		}
 	})
 }

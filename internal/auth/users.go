@@ -149,8 +149,8 @@ type Login struct {
 // should carry the login's deadline.
 //
 // Whoever guesses is slowed: of passwords that are wrong, an address has FailedAtOnce
-// and one more each FailedEvery, and so has a user; beyond that nothing is looked at,
-// and the error is ErrTooMany. The same wrong attempt made again within RememberWrong
+// and one more each FailedEvery, and a user UserShare times as many; beyond that
+// nothing is looked at, and the error is ErrTooMany. The same wrong attempt made again within RememberWrong
 // is no guess and not counted, so that a client with an old password shuts out nobody
 // by trying for ever. Nor can others shut out who has logged in before: from an
 // address that a user has come from within the last KnownFor, a limit of their own
