@@ -61,7 +61,9 @@ type Standing struct {
 }
 
 // mostScrapes is how many requests are answered at a time: each may hold a row for
-// every queue, for as long as its peer takes to read.
+// every queue, for as long as its peer takes to read. Those for sums, which are soon
+// written, have places of their own: nobody has to log in, and who reads the others
+// slowly must not leave those who watch without figures.
 const mostScrapes = 4
 
 // contentType is that of the text format.
@@ -69,13 +71,13 @@ const contentType = "text/plain; version=0.0.4; charset=utf-8"
 
 // Handler answers GET for /metrics and what is below it.
 type Handler struct {
-	cfg   Config
-	slots chan struct{}
+	cfg        Config
+	sums, each chan struct{} // a slot for each that is answered
 }
 
 // New makes a handler.
 func New(cfg Config) *Handler {
-	return &Handler{cfg: cfg, slots: make(chan struct{}, mostScrapes)}
+	return &Handler{cfg: cfg, sums: make(chan struct{}, mostScrapes), each: make(chan struct{}, mostScrapes)}
 }
 
 // The paths that a handler serves.
@@ -92,11 +94,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var write func(e *exposition, b *broker.Broker)
-	endpoint, below := "aggregated", ""
+	endpoint, below, slots := "aggregated", "", h.each
 	query := r.URL.Query()
 	switch r.URL.Path {
 	case Path:
-		write = h.aggregated
+		write, slots = h.aggregated, h.sums
 	case PathPerObject:
 		endpoint = "per-object"
 		write = h.perObject
@@ -121,8 +123,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		prefix = p
 	}
 	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	default:
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "too many are asking at once; try again", http.StatusServiceUnavailable)

@@ -390,3 +390,19 @@ func benchmark(b *testing.B, path string) {
 		h.ServeHTTP(discard{}, httptest.NewRequestWithContext(b.Context(), http.MethodGet, path, nil))
 	}
 }
+
+// Nobody has to log in for metrics: who reads those of each object slowly leaves the
+// sums to others.
+func TestSlowReadersOfObjectsLeaveTheSumsToOthers(t *testing.T) {
+	h := New(Config{Started: time.Now()})
+	for range mostScrapes {
+		h.each <- struct{}{}
+	}
+	for path, want := range map[string]int{Path: http.StatusOK, PathPerObject: http.StatusServiceUnavailable, PathDetailed: http.StatusServiceUnavailable} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		if w.Code != want {
+			t.Errorf("%s: %d, want %d", path, w.Code, want)
+		}
+	}
+}
