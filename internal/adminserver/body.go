@@ -22,8 +22,10 @@ const (
 	// heavyMost is how many requests with such bodies are at work at once; the others
 	// wait.
 	heavyMost = 4
-	// nestMost is how deep JSON may nest.
-	nestMost = 64
+	// nestMost is how deep JSON may nest, and valuesMost how many values it may have:
+	// decoded, each takes some fifty times the two bytes that it takes in a request.
+	nestMost   = 64
+	valuesMost = 1 << 16
 )
 
 // fields are the members of the JSON object that a request carries. An empty body
@@ -61,8 +63,12 @@ func parseFields(body []byte) (fields, error) {
 // parseJSON parses a body that is one JSON value, of valid UTF-8, not nested deeply.
 // Numbers are json.Number.
 func parseJSON(body []byte) (any, error) {
-	if !utf8.Valid(body) || nesting(body) > nestMost {
+	depth, values := nesting(body)
+	switch {
+	case !utf8.Valid(body) || depth > nestMost:
 		return nil, badRequest("not_json")
+	case values > valuesMost:
+		return nil, badRequest("the request has more than %d values", valuesMost)
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
@@ -76,9 +82,10 @@ func parseJSON(body []byte) (any, error) {
 	return v, nil
 }
 
-// nesting is how deep the lists and objects of a JSON text nest.
-func nesting(text []byte) int {
-	depth, most, quoted := 0, 0, false
+// nesting is how deep the lists and objects of a JSON text nest, and how many values
+// it has, about.
+func nesting(text []byte) (most, values int) {
+	depth, quoted := 0, false
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
 		case quoted && c == '\\':
@@ -86,14 +93,17 @@ func nesting(text []byte) int {
 		case c == '"':
 			quoted = !quoted
 		case quoted:
+		case c == ',':
+			values++
 		case c == '{', c == '[':
+			values++
 			depth++
 			most = max(most, depth)
 		case c == '}', c == ']':
 			depth--
 		}
 	}
-	return most
+	return most, values
 }
 
 // need is the fault of a body that lacks some of its members, nil if it has them.

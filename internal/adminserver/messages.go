@@ -12,8 +12,12 @@ import (
 	"github.com/ferrymq/ferry/internal/message"
 )
 
-// gotMost is how many bytes of payloads one request gets, or one message.
+// gotMost is how many bytes of messages one request gets, or one message: what it is
+// answered with is gathered first.
 const gotMost = 64 << 20
+
+// gotEach is what a message takes in an answer beside its own bytes, about.
+const gotEach = 2 << 10
 
 // publish is POST /api/exchanges/vhost/name/publish.
 func (c *call) publish() error {
@@ -237,7 +241,7 @@ func (c *call) getMessages() error {
 		if err != nil {
 			return err
 		}
-		size += len(v.Body)
+		size += len(e.Data) + gotEach
 		tags = append(tags, e.Tag)
 		got = append(got, gotObject(&v, &e, encoding, max(truncate, 0)))
 	}
