@@ -215,8 +215,8 @@ func (b *Broker) serve(ctx context.Context) error {
 	b.loops.Go(b.timeoutLoop)
 	b.loops.Go(b.applyLoop)
 	b.keepMissing()
-	b.enforceAll()
 	b.startClocks()
+	b.enforceAll()
 	b.loops.Go(b.clockLoop)
 	if b.lease != nil {
 		b.loops.Go(b.leaseLoop)

@@ -547,3 +547,24 @@ func TestUnusedQueueIsDeletedOnce(t *testing.T) {
 		c.Close()
 	})
 }
+
+// A queue is full when the broker comes back, because what was delivered is ready
+// again: it is what expired meanwhile that goes, and not what is in front of it.
+func TestWhatExpiredMeanwhileTakesNoPlace(t *testing.T) {
+	inTime(t, func(t *testing.T, w *world) {
+		c := w.client()
+		c.queueWith("q", true, numberArg(nil, "x-max-length", 1))
+		c.publish("", "q", "kept", true)
+		c.fetch("q")
+		c.expire("q", "gone", 1000, true)
+		c.ready("q", 1)
+		w.stop() // with the delivery unsettled
+		time.Sleep(2 * time.Second)
+		w.start()
+		c = w.client()
+		defer c.Close()
+		if got := c.texts("q"); !slices.Equal(got, []string{"kept"}) {
+			t.Errorf("there are %q", got)
+		}
+	})
+}

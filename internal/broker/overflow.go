@@ -98,16 +98,25 @@ func (q *Queue) enforceLocked() {
 	q.dispatchLocked()
 }
 
-// enforceAll does this for all queues.
+// enforceAll does this for all queues, whose clocks have been started. What expired
+// while the broker was not there takes nobody's place.
 func (b *Broker) enforceAll() {
+	over := func(q *Queue, do func()) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.overLocked() {
+			do()
+		}
+	}
 	for _, v := range b.allVHosts() {
 		v.mu.RLock()
 		for _, q := range v.queues {
-			q.mu.Lock()
-			if q.overLocked() {
-				q.enforceLocked()
+			late := false
+			over(q, func() { late = q.clock != nil })
+			for late {
+				late = q.tick()
 			}
-			q.mu.Unlock()
+			over(q, q.enforceLocked)
 		}
 		v.mu.RUnlock()
 	}
