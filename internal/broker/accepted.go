@@ -113,12 +113,12 @@ func appendAccepted(dst []byte, vhost, name string, rest []span, top span) []byt
 }
 
 // acceptedRun reads one run of such a record; end is behind the one before.
-func (rd *reader) acceptedRun(end uint64) (s span, next uint64) {
-	skip, n := rd.num(), rd.num()
+func (r *reader) acceptedRun(end uint64) (s span, next uint64) {
+	skip, n := r.num(), r.num()
 	s.first = end + skip
 	s.last = s.first + n - 1
-	if rd.err == nil && (s.first < end || s.first == 0 || n == 0 || s.last < s.first) {
-		rd.b, rd.err = nil, errRecord
+	if r.err == nil && (s.first < end || s.first == 0 || n == 0 || s.last < s.first) {
+		r.b, r.err = nil, errRecord
 	}
 	return s, s.last + 1
 }

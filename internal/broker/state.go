@@ -14,14 +14,14 @@ type laneState struct {
 // seqRun is a run of sequence numbers, without its end.
 type seqRun struct{ from, to uint64 }
 
-func (rd *reader) laneState() laneState {
-	s := laneState{tail: rd.num(), floor: rd.num()}
-	s.runs = make([]seqRun, rd.count())
+func (r *reader) laneState() laneState {
+	s := laneState{tail: r.num(), floor: r.num()}
+	s.runs = make([]seqRun, r.count())
 	at := s.floor
 	for i := range s.runs {
-		at += rd.num()
+		at += r.num()
 		s.runs[i].from = at
-		at += rd.num()
+		at += r.num()
 		s.runs[i].to = at
 	}
 	return s
