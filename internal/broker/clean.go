@@ -221,44 +221,54 @@ func (b *Broker) takeCheckpoint() error {
 				}
 			}
 		}
-		for _, p := range v.producers.list() {
-			p.mu.Lock()
-			if blob := p.recordLocked(); blob != nil && !p.gone {
-				put(recAccepted, blob)
+		// Of a virtual host that is deleted nothing may stand behind the record of its
+		// end, which is written under v.mu: the name may be given anew.
+		describe := func(do func()) error {
+			v.mu.RLock()
+			if !v.gone.Load() {
+				do()
 			}
-			p.mu.Unlock()
-			if written > stateStep {
-				written = 0
-				if err := b.flushLog(); err != nil {
-					return err
+			v.mu.RUnlock()
+			if written <= stateStep {
+				return nil
+			}
+			written = 0
+			return b.flushLog()
+		}
+		for _, p := range v.producers.list() {
+			err := describe(func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				if blob := p.recordLocked(); blob != nil && !p.gone {
+					put(recAccepted, blob)
 				}
+			})
+			if err != nil {
+				return err
 			}
 		}
 		for _, w := range v.windows.list() {
-			w.mu.Lock()
-			if blob := w.recordLocked(); blob != nil {
-				put(recIDs, blob)
-			}
-			w.mu.Unlock()
-			if written > stateStep {
-				written = 0
-				if err := b.flushLog(); err != nil {
-					return err
+			err := describe(func() {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				if blob := w.recordLocked(); blob != nil {
+					put(recIDs, blob)
 				}
+			})
+			if err != nil {
+				return err
 			}
 		}
 		for _, w := range v.seenWindows() {
-			w.mu.Lock()
-			list := w.seenRecordsLocked()
-			for _, blob := range list {
-				put(recSeen, blob)
-			}
-			w.mu.Unlock()
-			if written > stateStep {
-				written = 0
-				if err := b.flushLog(); err != nil {
-					return err
+			err := describe(func() {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				for _, blob := range w.seenRecordsLocked() {
+					put(recSeen, blob)
 				}
+			})
+			if err != nil {
+				return err
 			}
 		}
 		v.mu.RLock()
