@@ -568,3 +568,23 @@ func TestWhatExpiredMeanwhileTakesNoPlace(t *testing.T) {
 		}
 	})
 }
+
+// The same when deliveries are given back: what expired with their consumer makes room.
+func TestWhatExpiredWithItsConsumerTakesNoPlace(t *testing.T) {
+	inTime(t, func(t *testing.T, w *world) {
+		c := w.client()
+		defer c.Close()
+		c.queueWith("q", true, numberArg(nil, "x-max-length", 1))
+		for range 2 {
+			c.expire("q", "gone", 1000, true)
+			c.fetch("q")
+		}
+		c.publish("", "q", "kept", true)
+		last := c.fetch("q").Tag
+		time.Sleep(2 * time.Second)
+		c.must(c.ch.Nack(last, true, true))
+		if got := c.texts("q"); !slices.Equal(got, []string{"kept"}) {
+			t.Errorf("there are %q", got)
+		}
+	})
+}

@@ -32,13 +32,10 @@ func (q *Queue) overLocked() bool {
 func (q *Queue) trimLocked() {
 	for range trimMost {
 		seq, e := q.lowestLocked()
-		if e == nil {
+		if e == nil || !q.overLocked() { // what had expired in front of it made room
 			return
 		}
 		q.expelLocked(seq, maxlen)
-		if !q.overLocked() {
-			return
-		}
 		if len(q.settled) >= settledMost {
 			q.reportLocked()
 		}
