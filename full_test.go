@@ -1,6 +1,7 @@
 package ferry_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -21,12 +22,12 @@ func TestAFullQueueRefusesOverEachProtocol(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer admin.Close(t.Context())
+			defer func() { _ = admin.Close(context.Background()) }() // the broker ends next
 			c, err := ferry.Dial(t.Context(), url)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close(t.Context())
+			defer func() { _ = c.Close(context.Background()) }()
 			publish := func(queue string) error {
 				return c.Publish(t.Context(), ferry.Message{Key: queue, Body: []byte("m")})
 			}

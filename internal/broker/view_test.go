@@ -92,7 +92,7 @@ func TestConnectionsTellOfThemselves(t *testing.T) {
 	for range 3 {
 		c.publish("", "q", "body", true)
 	}
-	c.next(EventConfirm)
+	c.confirmed()
 	c.ch.Qos(2, false)
 	c.consume("q", "tag", false)
 	c.expect("body", false)

@@ -36,7 +36,7 @@ func TestARefusedSendIsAnError(t *testing.T) {
 	p.call("SEND", "destination:/amq/queue/full", "", "taken")
 	p.send("SEND", "destination:/amq/queue/full", "receipt:refused", "", "1")
 	e := p.expectError("precondition_failed")
-	if e.get("receipt-id") != "refused" || string(e.body) != "PRECONDITION_FAILED - a queue refused the message" {
+	if e.get("receipt-id") != "refused" || e.body != "PRECONDITION_FAILED - a queue refused the message" {
 		t.Errorf("got %v", e)
 	}
 	p.expectEnd()
@@ -69,7 +69,7 @@ func TestATransactionThatIsRefusedInPart(t *testing.T) {
 		p.send("SEND", "destination:/amq/queue/full", "transaction:t", "", "m")
 	}
 	p.send("COMMIT", "transaction:t", "receipt:c")
-	if e := p.expectError("precondition_failed"); e.get("receipt-id") != "c" || string(e.body) != "PRECONDITION_FAILED - partial tx completion" {
+	if e := p.expectError("precondition_failed"); e.get("receipt-id") != "c" || e.body != "PRECONDITION_FAILED - partial tx completion" {
 		t.Errorf("got %v", e)
 	}
 }
