@@ -588,3 +588,20 @@ func TestWhatExpiredWithItsConsumerTakesNoPlace(t *testing.T) {
 		}
 	})
 }
+
+// Nor does it while it is on its way out, where priorities would have others go first.
+func TestWhatIsGivenBackTooLateTakesNoPlace(t *testing.T) {
+	inTime(t, func(t *testing.T, w *world) {
+		c := w.client()
+		defer c.Close()
+		c.queueWith("q", true, numberArg(numberArg(nil, "x-max-length", 1), "x-max-priority", 2))
+		c.publishWith("", "q", lastingProps(2, "1000"), "gone", true)
+		tag := c.fetch("q").Tag
+		c.publish("", "q", "kept", true)
+		time.Sleep(2 * time.Second)
+		c.must(c.ch.Nack(tag, false, true))
+		if got := c.texts("q"); !slices.Equal(got, []string{"kept"}) {
+			t.Errorf("there are %q", got)
+		}
+	})
+}

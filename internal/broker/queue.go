@@ -207,10 +207,13 @@ func (q *Queue) requeueLocked(seq uint64) {
 	q.unacked--
 	q.ready++
 	q.readyBytes += e.body()
-	q.backLocked(seq)
 	if k.times != nil {
+		if q.overdueLocked(k, seq) {
+			return // at once: it must take nobody's place in a queue with a limit
+		}
 		q.timeLocked(k, k.timeOf(int(seq-k.first)))
 	}
+	q.backLocked(seq)
 }
 
 // backLocked sees to it that a message that has become ready is found.
