@@ -132,6 +132,9 @@ func (b *Broker) cleanOnce() (did bool, err error) {
 			if gains {
 				return true, b.takeCheckpoint()
 			}
+		case s.live <= 0:
+			// It is dropped when what settled its messages is durable: until then there
+			// is nothing to move, and no reason to look at it again and again.
 		case !b.roomToMove(s):
 			return false, nil
 		default:
